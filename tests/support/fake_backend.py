@@ -1,0 +1,78 @@
+"""A daemon's `Backend` without a mount: answers from plain values and remembers what it was asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from aliasfs import wire
+
+
+@dataclass
+class FakeBackend:
+    """*failure* is raised by whatever may fail; *stopped* is set by `stop`; *hold* blocks `cache_verify`."""
+
+    point: str = "/mnt/aliases"
+    config_files: list[str] = field(default_factory=list)
+    cache: wire.CacheStatus = field(default_factory=wire.CacheStatus)
+    failure: Exception | None = None
+    changes: list[str] = field(default_factory=list)
+    progress: list[wire.VerifyProgress] = field(default_factory=list)
+    reloads: int = 0
+    evictions: list[int] = field(default_factory=list)
+    stopped: trio.Event = field(default_factory=trio.Event)
+    hold: bool = False
+    verify_cancelled: trio.Event = field(default_factory=trio.Event)
+
+    def status(self) -> wire.DaemonStatus:
+        self._maybe_fail()
+        return wire.DaemonStatus(
+            point=self.point,
+            pid=os.getpid(),
+            version="0",
+            started_at=0.0,
+            uptime_s=61.0,
+            config_files=self.config_files,
+            aliases=[wire.AliasStatus(name="A", url="/a", engine="local", health="ok", requests=3)],
+            cache=self.cache,
+        )
+
+    def cache_status(self) -> wire.CacheStatus:
+        return self.cache
+
+    def metrics_text(self) -> bytes:
+        return b"# TYPE aliasfs_up gauge\naliasfs_up 1.0\n"
+
+    async def reload(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        self._maybe_fail()
+        self.reloads += 1
+        return self.changes
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    async def cache_evict(self, request: wire.EvictRequest) -> wire.EvictReport:
+        await trio.lowlevel.checkpoint()
+        self._maybe_fail()
+        self.evictions.append(request.to_bytes)
+        return wire.EvictReport(evicted_bytes=5, evicted_objects=1, used_bytes=request.to_bytes)
+
+    async def cache_verify(self, report: Callable[[wire.VerifyProgress], None]) -> wire.VerifyReport:
+        for progress in self.progress:
+            report(progress)
+            await trio.lowlevel.checkpoint()
+        if self.hold:
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.verify_cancelled.set()
+        self._maybe_fail()
+        return wire.VerifyReport(objects=1, blocks=2, bytes=3, bad_blocks=0)
+
+    def _maybe_fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
