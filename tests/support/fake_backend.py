@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
 from aliasfs import wire
+from mountd.control import serve_control
 
 
 @dataclass
@@ -76,3 +80,32 @@ class FakeBackend:
     def _maybe_fail(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+
+@contextmanager
+def served(backend: FakeBackend) -> Iterator[Path]:
+    """Serve *backend* on the socket of its mount point, in a thread, for tests that block; yield the socket.
+
+    Ends when the block does, or when the backend is told to stop.
+    """
+    socket = wire.make_runtime_dir() / wire.socket_path(Path(backend.point)).name
+    started = threading.Event()
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def main() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, backend, socket)
+            started.set()
+            await backend.stopped.wait()
+            nursery.cancel_scope.cancel()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield socket
+    finally:
+        if thread.is_alive():
+            tokens[0].run_sync_soon(backend.stopped.set)
+        thread.join(10)
