@@ -89,12 +89,12 @@ def mount_demo(wanted: Path | None, state: Path) -> None:
         _say(latest, state)
         return
     point = canonical_point(wanted or default_point())
+    _make_point(point)
     write_samples(state / "samples")
     with _s3_server(point, state, latest) as endpoint:
         demo = Demo(str(point), endpoint)
-        _write_config(demo, state)
+        write_config(demo, state)
         (state / "demo.json").write_text(json.dumps(asdict(demo)))
-        _make_point(point)
         _aliasfs("mount", demo.point, "--config", str(state / "config.yaml"))
     _say(demo, state)
 
@@ -147,7 +147,7 @@ def _s3_server(point: Path, state: Path, latest: Demo | None) -> Iterator[str]:
         yield endpoint
 
 
-def _write_config(demo: Demo, state: Path) -> None:
+def write_config(demo: Demo, state: Path) -> None:
     """Write `config.yaml` where there is none; otherwise replace no more than the address of the S3 server."""
     path = state / "config.yaml"
     if path.exists():
