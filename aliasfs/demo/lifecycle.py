@@ -130,7 +130,7 @@ def _check_running(demo: Demo, wanted: Path | None) -> None:
 def _s3_server(point: Path, state: Path, latest: Demo | None) -> Iterator[str]:
     """Start the S3 server and yield its address; afterwards it stays for as long as *point* is mounted."""
     port = int(latest.endpoint.rpartition(":")[2]) if latest else PREFERRED_PORT
-    command = [sys.executable, "-m", "aliasfs.demo", "serve", str(state / "samples"), str(point), str(port)]
+    command = [sys.executable, "-P", "-m", "aliasfs.demo", "serve", str(state / "samples"), str(point), str(port)]
     with (state / "s3.log").open("w") as log:
         server = subprocess.Popen(
             command,
