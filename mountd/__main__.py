@@ -1,0 +1,82 @@
+"""The command line of the daemon: `python -m mountd serve` and `python -m mountd cache`.
+
+People use `aliasfs mount` and `aliasfs cache`, which start this; so does systemd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from aliasfs.errors import AliasfsError, exit_code
+from mountd.notify import Starter
+from mountd.settings import ServeOptions
+
+log = logging.getLogger("mountd")
+
+QUIET_LIBRARIES = ("aiobotocore", "asyncio", "azure", "botocore", "fsspec", "hypercorn", "s3fs", "urllib3")
+"""Third parties whose lower levels print request headers, credentials among them: warnings and above only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon or a cache command; return the exit code."""
+    given = _parser().parse_args(arguments)
+    code: int = given.run(given)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mountd", description="The aliasfs daemon; see 'aliasfs mount --help'.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="mount and serve in the foreground")
+    serve.add_argument("--point", type=Path, help="where to mount (default: the configuration's mount.point)")
+    serve.add_argument("--config", type=Path, metavar="FILE")
+    serve.add_argument("--alias", action="append", default=[], metavar="NAME=URL")
+    serve.add_argument("--allow-other", action="store_true")
+    serve.add_argument("--foreground", action="store_true")
+    serve.add_argument("--ready-fd", type=int, metavar="N", help="write one JSON line there when the mount answers")
+    serve.set_defaults(run=_serve)
+    return parser
+
+
+def _serve(given: argparse.Namespace) -> int:
+    options = ServeOptions(
+        point=given.point,
+        config_file=given.config,
+        aliases=given.alias,
+        allow_other=given.allow_other,
+        foreground=given.foreground,
+        ready_fd=given.ready_fd,
+    )
+    starter = Starter(given.ready_fd, os.environ.pop("NOTIFY_SOCKET", None))
+    try:
+        config = options.load()
+        _log_to_stderr(config.daemon.log_level)
+        from mountd.serve import serve
+
+        trio.run(serve, options, config, starter, strict_exception_groups=False)
+    except AliasfsError as exc:
+        starter.failed(str(exc), exit_code(exc))
+        print(f"mountd: {exc}", file=sys.stderr)  # noqa: T201
+        return exit_code(exc)
+    return 0
+
+
+def _log_to_stderr(level: str) -> None:
+    """Log for a person or the journal, which adds the time itself."""
+    time_field = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format=f"{time_field}%(levelname)s %(name)s: %(message)s", force=True
+    )
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The table of inodes: which number stands for what, for as long as the kernel remembers it.
+
+Relies on nothing but its own dicts; all methods are synchronous, so each is atomic under trio. Invariants:
+
+- on object stores a number stands for one *version* (volume, key, etag, size), so a page the kernel keeps
+  under a number can never be stale; on local volumes it stands for one file (device, inode number);
+- an inode leaves the table when the kernel has forgotten it (its lookup count is 0), never earlier;
+- numbers are never used twice in the life of a table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, NewType, TypeVar
+
+from aliasfs.errors import StaleObject
+from aliasfs.store.base import Kind, ObjectInfo
+
+InodeNo = NewType("InodeNo", int)
+ROOT_INODE = InodeNo(1)
+
+V = TypeVar("V", bound=Hashable)
+
+
+@dataclass(slots=True, eq=False)
+class Inode(Generic[V]):
+    """One thing the kernel may know by number.
+
+    *volume* is None for the root of the mount alone. *info* may be trusted until *expires_at*, in trio's
+    time. *lookups* is the kernel's count. *stale* is set when the store was seen to hold another version:
+    an open then answers ESTALE, upon which the kernel looks the path up again.
+    """
+
+    number: InodeNo
+    volume: V | None
+    info: ObjectInfo
+    expires_at: float = 0.0
+    lookups: int = 0
+    stale: bool = False
+
+
+class InodeTable(Generic[V]):
+    """Inodes by number and by identity."""
+
+    def __init__(self, root: ObjectInfo) -> None:
+        self._numbers = itertools.count(ROOT_INODE + 1)
+        self.root: Inode[V] = Inode(ROOT_INODE, None, root, lookups=1)
+        self._by_number: dict[int, Inode[V]] = {ROOT_INODE: self.root}
+        self._by_identity: dict[Hashable, Inode[V]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def get(self, number: int) -> Inode[V]:
+        """Return the inode *number*; StaleObject when the table does not know it."""
+        try:
+            return self._by_number[number]
+        except KeyError:
+            raise StaleObject(f"inode {number} is not known any more; open the file again") from None
+
+    def intern(self, volume: V, info: ObjectInfo, expires_at: float) -> Inode[V]:
+        """Return the inode for *info* in *volume*: the one that stands for it already, or a new one.
+
+        The lookup count stays as it is: call `count_lookup` when the kernel was told, or `drop_unused`.
+        A local file keeps its number when it is renamed or changed, and takes the newer *info*.
+        """
+        identity = _identity(volume, info)
+        inode = self._by_identity.get(identity)
+        if inode is None:
+            inode = Inode(InodeNo(next(self._numbers)), volume, info, expires_at)
+            self._by_identity[identity] = self._by_number[inode.number] = inode
+        elif expires_at >= inode.expires_at:
+            inode.info = info
+            inode.expires_at = expires_at
+            inode.stale = False
+        return inode
+
+    def count_lookup(self, inode: Inode[V]) -> None:
+        """Note that the kernel has been told of *inode* once more."""
+        inode.lookups += 1
+
+    def drop_unused(self, inode: Inode[V]) -> None:
+        """Drop *inode* if the kernel was never told of it."""
+        if inode.lookups <= 0 and inode.number != ROOT_INODE:
+            self._by_number.pop(inode.number, None)
+            identity = _identity(inode.volume, inode.info)
+            if self._by_identity.get(identity) is inode:
+                del self._by_identity[identity]
+
+    def forget(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Take *counts* of (number, lookups) back; what the kernel no longer knows is dropped. Never raises."""
+        for number, count in counts:
+            inode = self._by_number.get(number)
+            if inode is not None:
+                inode.lookups -= count
+                self.drop_unused(inode)
+
+
+def _identity(volume: object, info: ObjectInfo) -> Hashable:
+    if not info.key:
+        return volume
+    if info.local is not None:
+        return (volume, info.local.device, info.local.inode)
+    if info.kind is Kind.FILE:
+        return (volume, info.key, info.etag, info.size)
+    return (volume, info.key, info.kind)

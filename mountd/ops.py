@@ -1,0 +1,163 @@
+"""The kernel's door: decode a FUSE request, make one call on `Vfs`, encode the answer.
+
+Relies on pyfuse3's rule that `FUSEError` alone becomes a reply: any other exception ends the mount, so every
+handler wears `@replies`; `forget` and `init` must not raise at all. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, ReaddirToken, RequestContext, StatvfsData
+from typing_extensions import Buffer
+
+from aliasfs.errors import AliasfsError, NoAttribute, NotFound, StoreError
+from mountd.errnos import errno_of
+from mountd.inodes import InodeNo
+from mountd.vfs import NAME_MAX, HandleNo, Vfs
+from mountd.volumes import Attr
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 4096
+CAPACITY_BLOCKS = 1 << 38
+"""What statfs reports as total and free, 1 PiB: stores have no size, and tools stumble over 0."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[Concatenate["Ops", P], Coroutine[Any, Any, T]]
+
+
+def replies(handler: Handler[P, T]) -> Handler[P, T]:
+    """Wrap a handler so that whatever it raises becomes an errno, counted and, unless expected, logged."""
+    name = handler.__name__
+
+    @functools.wraps(handler)
+    async def wrapped(self: Ops, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.requests[name] += 1
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except (NotFound, NoAttribute) as exc:
+            raise FUSEError(errno_of(exc)) from exc
+        except AliasfsError as exc:
+            self._note(name, args, exc)
+            raise FUSEError(errno_of(exc)) from exc
+        except Exception as exc:
+            self.errors[name] += 1
+            log.exception("%s%r: a bug in aliasfs; the request was answered with EIO", name, args[:1])
+            raise FUSEError(errno.EIO) from exc
+
+    return wrapped
+
+
+class Ops(pyfuse3.Operations):
+    """FUSE requests in, replies out."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = True
+    """Lets the kernel keep what it learned of ACLs (none, here): `ls -l` then asks once per file, not each time."""
+
+    def __init__(self, vfs: Vfs) -> None:
+        super().__init__()
+        self._vfs = vfs
+        self._scratch = EntryAttributes()
+        self.requests: collections.Counter[str] = collections.Counter()
+        self.errors: collections.Counter[str] = collections.Counter()
+
+    def _note(self, name: str, args: Sequence[Any], error: AliasfsError) -> None:
+        self.errors[name] += 1
+        level = logging.WARNING if isinstance(error, StoreError) else logging.INFO
+        log.log(level, "%s: %s: %s", name, type(error).__name__, error)
+
+    @replies
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        entry = await self._vfs.lookup(InodeNo(parent_inode), name)
+        return _fill(EntryAttributes(), entry.attr, entry.name_valid_s)
+
+    @replies
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return _fill(EntryAttributes(), await self._vfs.getattr(InodeNo(inode)), 0.0)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        self._vfs.forget(inode_list)
+
+    @replies
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> bytes:
+        return await self._vfs.readlink(InodeNo(inode))
+
+    @replies
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.FileHandleT:
+        return pyfuse3.FileHandleT(await self._vfs.opendir(InodeNo(inode)))
+
+    @replies
+    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        vfs, attributes = self._vfs, self._scratch
+        for entry in await vfs.readdir(HandleNo(fh), start_id):
+            _fill(attributes, vfs.attr(entry.inode), entry.name_valid_s)
+            if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.cookie):
+                vfs.drop_unused(entry)
+                return
+            vfs.count_lookup(entry)
+
+    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
+        """Nothing to do: a handle is an inode number."""
+
+    @replies
+    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        return FileInfo(fh=await self._vfs.open(InodeNo(inode), flags), keep_cache=True)
+
+    @replies
+    async def read(  # type: ignore[override]  # pyfuse3 takes any contiguous buffer, its stub says bytes
+        self, fh: pyfuse3.FileHandleT, off: int, size: int
+    ) -> Buffer:
+        return await self._vfs.read(HandleNo(fh), off, size)
+
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        """Answer ENOSYS, for the whole mount on purpose: nothing is written here, and the kernel stops asking."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def release(self, fh: pyfuse3.FileHandleT) -> None:
+        """Nothing to do: a handle is an inode number."""
+
+    @replies
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        facts = StatvfsData()
+        facts.f_bsize = facts.f_frsize = BLOCK_BYTES
+        facts.f_blocks = facts.f_bfree = facts.f_bavail = CAPACITY_BLOCKS
+        facts.f_files = facts.f_ffree = facts.f_favail = CAPACITY_BLOCKS
+        facts.f_namemax = NAME_MAX
+        return facts
+
+    @replies
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        return self._vfs.getxattr(InodeNo(inode), name)
+
+    @replies
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
+        return self._vfs.listxattr(InodeNo(inode))
+
+
+def _fill(attributes: EntryAttributes, attr: Attr, name_valid_s: float) -> EntryAttributes:
+    """Put *attr* into pyfuse3's form. One object may be filled again and again: replies copy it."""
+    attributes.st_ino = attr.number
+    attributes.generation = 0
+    attributes.entry_timeout = name_valid_s
+    attributes.attr_timeout = attr.valid_s
+    attributes.st_mode = attr.mode
+    attributes.st_nlink = 1
+    attributes.st_uid = attr.uid
+    attributes.st_gid = attr.gid
+    attributes.st_size = attr.size
+    attributes.st_blksize = BLOCK_BYTES
+    attributes.st_blocks = (attr.size + 511) // 512
+    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = attr.mtime_ns
+    return attributes

@@ -1,0 +1,131 @@
+"""Builds one mount from the bottom up, runs it, and takes it down in reverse; the one file that knows every room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pyfuse3
+import trio
+from aliasfs.store.guard import GuardedStore
+
+from aliasfs.config import Config
+from aliasfs.errors import MountError
+from aliasfs.mounts import canonical_point
+from aliasfs.registry import Alias
+from aliasfs.store import open_store
+from aliasfs.store.base import Content
+from aliasfs.wire import make_runtime_dir, socket_path
+from mountd.blocks import BlockCache, BlockCacheSettings
+from mountd.catalog import Catalog, CatalogSettings
+from mountd.control import serve_control
+from mountd.daemon import Daemon
+from mountd.disk import CacheDisk
+from mountd.inodes import ROOT_INODE
+from mountd.kernel import mount_options, raise_limits
+from mountd.notify import Starter
+from mountd.ops import Ops
+from mountd.readahead import ReadAhead
+from mountd.settings import ServeOptions, vfs_settings
+from mountd.vfs import Vfs
+from mountd.volumes import Volume
+
+log = logging.getLogger(__name__)
+
+FIRST_ANSWER_S = 10.0
+"""How long the kernel may take to get its first answer through a new mount; it takes milliseconds."""
+
+
+async def serve(options: ServeOptions, config: Config, starter: Starter) -> None:
+    """Mount and serve until unmounted, told to stop, or signalled.
+
+    Raises MountError, ConfigError and what else stands in the way of a start; nothing is left mounted.
+    """
+    point = canonical_point(options.point or config.mount.point)
+    make_runtime_dir()
+    async with AsyncExitStack() as stack:
+        cache = await stack.enter_async_context(_cache(await _open_disk(config), config).running())
+        vfs = Vfs(_volume_opener(config, cache), vfs_settings(config.mount))
+        stack.push_async_callback(vfs.aclose)
+        await vfs.refresh(config.registry)
+        ops = Ops(vfs)
+        daemon = Daemon(point, options, config, vfs, ops, cache)
+        movers = await stack.enter_async_context(trio.open_nursery())
+        await movers.start(serve_control, daemon, socket_path(point))
+        _mount(ops, point, allow_other=options.allow_other or config.mount.allow_other)
+        stack.callback(pyfuse3.close)
+        movers.start_soon(daemon.sample)
+        movers.start_soon(daemon.watch_config)
+        movers.start_soon(_obey_signals, daemon)
+        movers.start_soon(_greet, starter, point, f"serving {len(config.registry)} aliases on {point}")
+        await pyfuse3.main()
+        starter.systemd("STOPPING=1")
+        movers.cancel_scope.cancel()
+    log.info("unmounted %s", point)
+
+
+async def _open_disk(config: Config) -> CacheDisk | None:
+    """Return the cache directory, locked for this process, or None when it is switched off or cannot be used.
+
+    Raises MountError when another daemon has it.
+    """
+    settings = config.cache
+    if not settings.enabled:
+        return None
+    return await trio.to_thread.run_sync(CacheDisk.open, settings.dir, settings.size, settings.min_free_bytes)
+
+
+def _cache(disk: CacheDisk | None, config: Config) -> BlockCache:
+    return BlockCache(disk, BlockCacheSettings(memory_bytes=config.daemon.read_memory))
+
+
+def _volume_opener(config: Config, cache: BlockCache) -> Callable[[Alias], Volume]:
+    """Return how an alias becomes a volume: guarded store, names by catalog, bytes by cache unless they are local."""
+
+    def open_volume(alias: Alias) -> Volume:
+        store = GuardedStore(
+            open_store(alias, request_timeout_s=config.daemon.request_timeout_s),
+            deadline_s=config.daemon.request_timeout_s,
+        )
+        content: Content = store if alias.is_local else ReadAhead(cache.wrap(store))
+        catalog = Catalog(store, alias.ttl_s, CatalogSettings(list_ahead=not alias.is_local))
+        return Volume(alias, store, content, catalog)
+
+    return open_volume
+
+
+def _mount(ops: Ops, point: Path, *, allow_other: bool) -> None:
+    try:
+        pyfuse3.init(ops, str(point), mount_options(allow_other=allow_other))
+    except RuntimeError as exc:
+        raise MountError(f"cannot mount {point}: {exc}; 'aliasfs doctor' says what is missing") from exc
+
+
+async def _greet(starter: Starter, point: Path, status: str) -> None:
+    """Read the mount through the kernel, ask the kernel for its larger limits, and say that we are ready."""
+    with trio.move_on_after(FIRST_ANSWER_S):
+        facts = await trio.to_thread.run_sync(os.stat, point, abandon_on_cancel=True)
+        if facts.st_ino != ROOT_INODE:
+            raise MountError(f"{point} was mounted, but something else answers there; was it mounted over?")
+        raised = await trio.to_thread.run_sync(raise_limits, facts.st_dev)
+        for sentence in raised.why_not:
+            log.info("%s; reads come in smaller pieces", sentence)
+        starter.ready(status)
+        log.info("%s", status)
+        return
+    raise MountError(f"the kernel did not get an answer from {point} within {FIRST_ANSWER_S:.0f} s")
+
+
+async def _obey_signals(daemon: Daemon) -> None:
+    """SIGTERM and SIGINT unmount and end; SIGHUP reads the configuration anew."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await daemon.reload_or_say()
+            else:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                daemon.stop()
