@@ -23,4 +23,4 @@ def test_the_two_commands_of_the_readme_exist() -> None:
 
 def test_every_change_is_told_in_one_sentence_first() -> None:
     for change in (REPOSITORY / "changelog").glob("*.md"):
-        assert re.match(r"(Added|Changed|Fixed|Removed): \w.*[^.]\n\n\w", change.read_text()), change.name
+        assert re.match(r"(Added|Changed|Fixed|Removed): \w.*[^.]\n\n\S", change.read_text()), change.name
