@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket as socketlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +105,9 @@ class DaemonClient:
     @contextmanager
     def _reaching(self) -> Iterator[None]:
         try:
-            self._knock()
+            # Asked before each request: httpcore 1.0 leaks the descriptor of a refused connection.
+            if not wire.listener_pid(self._socket):
+                raise DaemonUnreachable(_why_unreachable(self.point))
             yield
         except (httpx.TimeoutException, TimeoutError) as exc:
             raise DaemonUnreachable(
@@ -119,12 +120,6 @@ class DaemonClient:
                 f"the daemon of {self.point} answers in a way this version does not understand; "
                 "unmount and mount again to run the same version on both sides"
             ) from exc
-
-    def _knock(self) -> None:
-        """Raise OSError where nobody listens: httpcore 1.0 leaks the descriptor of a refused connection."""
-        with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as visitor:
-            visitor.settimeout(_CONNECT_S)
-            visitor.connect(os.fspath(self._socket))
 
 
 def running_daemons() -> list[wire.DaemonStatus]:

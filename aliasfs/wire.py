@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket as socketlib
 import stat
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,12 @@ SOCKET_SUFFIX = ".sock"
 
 _SOCKET_PATH_MAX_BYTES = 107
 """sizeof(sun_path) less the NUL that ends it, unix(7)."""
+
+_UCRED = struct.Struct("3i")
+"""struct ucred of unix(7): pid, uid, gid; the kernel keeps that of whoever called listen(2)."""
+
+_KNOCK_S = 2.0
+"""A connection to a Unix socket waits only while 100 others wait already."""
 
 
 def runtime_dir() -> Path:
@@ -64,6 +72,22 @@ def socket_path(point: Path) -> Path:
             "set XDG_RUNTIME_DIR to a shorter one"
         )
     return path
+
+
+def listener_pid(socket: Path) -> int:
+    """Return the pid of the process that listens on *socket*, also of one that hangs; 0 where none does.
+
+    Raises TimeoutError where its queue of connections is full, OSError where the socket is not ours to ask.
+    """
+    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as visitor:
+        visitor.settimeout(_KNOCK_S)
+        try:
+            visitor.connect(os.fspath(socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return 0
+        credentials = visitor.getsockopt(socketlib.SOL_SOCKET, socketlib.SO_PEERCRED, _UCRED.size)
+    pid, _uid, _gid = _UCRED.unpack(credentials)
+    return int(pid)
 
 
 def _check_private(directory: Path, uid: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aliasfs import __version__
-from aliasfs.cli import alias
+from aliasfs.cli import alias, mount, status
 from aliasfs.cli.options import examples
 
 
@@ -27,7 +27,7 @@ def build() -> typer.Typer:
         ),
     )
     app.callback()(_root)
-    for group in (alias,):
+    for group in (alias, mount, status):
         group.register(app)
     return app
 

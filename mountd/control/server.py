@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import socket as stdlib_socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from aliasfs.errors import MountError
+from aliasfs.wire import listener_pid
 from mountd.control.app import control_app
 from mountd.control.backend import Backend
 
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 _GRACEFUL_S = 2.0
 """How long requests in flight may go on after the daemon was told to end."""
-
-_UCRED = struct.Struct("3i")
-"""struct ucred of unix(7): pid, uid, gid."""
 
 
 async def serve_control(
@@ -92,14 +89,8 @@ def _claim(path: Path) -> stdlib_socket.socket:
 
 def _living(path: Path) -> str:
     """Return which process listens on *path*, as `pid N`; "" where none does."""
-    with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except BlockingIOError:
-            return "a daemon that does not answer"
-        except (FileNotFoundError, ConnectionRefusedError):
-            return ""
-        credentials = probe.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_PEERCRED, _UCRED.size)
-    pid, _uid, _gid = _UCRED.unpack(credentials)
-    return f"pid {pid}"
+    try:
+        pid = listener_pid(path)
+    except TimeoutError:
+        return "a daemon that does not answer"
+    return f"pid {pid}" if pid else ""

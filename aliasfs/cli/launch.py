@@ -1,0 +1,168 @@
+"""Starts the daemon of one mount in a session of its own, and waits until it serves or says why not.
+
+The daemon writes one line, a `wire.Readiness`, to the pipe it is given; end of file without a line means
+that it died, and then the end of its log is the reason. No secret is ever on its command line.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+import aliasfs
+from aliasfs import errors
+from aliasfs.config import CONFIG_VARIABLE
+from aliasfs.errors import AliasfsError, MountError
+from aliasfs.wire import Readiness
+
+READY_WITHIN_S = 30.0
+_STOP_WITHIN_S = 5.0
+_POLL_S = 0.2
+_TAIL_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonCommand:
+    """The command line of one daemon; paths are absolute, for it runs elsewhere."""
+
+    point: Path
+    config: Path | None = None
+    aliases: Sequence[str] = ()
+    allow_other: bool = False
+
+    def argv(self, *, ready_fd: int | None = None) -> list[str]:
+        """Return the arguments, program first; -P keeps the working directory out of the module path."""
+        argv = [sys.executable, "-P", "-m", "mountd", "serve", "--point", str(self.point)]
+        if self.config is not None:
+            argv += ["--config", str(self.config)]
+        for alias in self.aliases:
+            argv += ["--alias", alias]
+        if self.allow_other:
+            argv.append("--allow-other")
+        if ready_fd is not None:
+            argv += ["--ready-fd", str(ready_fd)]
+        return argv
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment: ours, and the daemon that belongs to this command line, installed or not."""
+        here = str(Path(aliasfs.__file__).parents[1])
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+        if named := os.environ.get(CONFIG_VARIABLE):
+            environ[CONFIG_VARIABLE] = os.path.abspath(named)
+        return environ
+
+
+def log_file(point: Path) -> Path:
+    """Return where the daemon of *point* logs when it runs in the background; makes the directory.
+
+    Root has /var/log/aliasfs, anyone else $XDG_STATE_HOME/aliasfs.
+    """
+    if os.geteuid() == 0:
+        directory = Path("/var/log/aliasfs")
+    else:
+        state = os.environ.get("XDG_STATE_HOME")
+        directory = Path(state if state else Path.home() / ".local" / "state") / "aliasfs"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise MountError(f"cannot make {directory} for the daemon's log: {exc.strerror}") from exc
+    return directory / f"{str(point).strip('/').replace('/', '-') or 'root'}.log"
+
+
+def launch(command: DaemonCommand, log: Path, waiting: Callable[[float], None]) -> int:
+    """Start the daemon, wait until its mount answers, and return its pid.
+
+    *log* takes what it prints. *waiting* is called now and then with the seconds waited so far. Raises
+    the error the daemon gives for not starting, or MountError when it dies or needs more than 30 s.
+    """
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise MountError(f"cannot write the daemon's log {log}: {exc.strerror}") from exc
+    log_start = log.stat().st_size
+    ready, ready_for_daemon = os.pipe()
+    try:
+        process = subprocess.Popen(
+            command.argv(ready_fd=ready_for_daemon),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=command.environ(),
+            cwd="/",
+            start_new_session=True,
+            pass_fds=[ready_for_daemon],
+        )
+        os.close(ready_for_daemon)
+        line = _read_line(ready, waiting)
+    finally:
+        os.close(ready)
+        os.close(output)
+    if line is None:
+        _end(process)
+        raise MountError(f"the daemon was not ready within {READY_WITHIN_S:.0f} s and was ended; its log is {log}")
+    pid = _served_pid(process, line, log, log_start)
+    process.returncode = 0  # meant to outlive this process, so Popen shall not warn that it does
+    return pid
+
+
+def _read_line(ready: int, waiting: Callable[[float], None]) -> bytes | None:
+    """Return what the daemon wrote up to a newline or end of file; None when the time is over."""
+    started = time.monotonic()
+    received = b""
+    while (waited := time.monotonic() - started) < READY_WITHIN_S:
+        if select.select([ready], [], [], _POLL_S)[0]:
+            piece = os.read(ready, 65536)
+            received += piece
+            if not piece or received.endswith(b"\n"):
+                return received
+        waiting(waited)
+    return None
+
+
+def _served_pid(process: subprocess.Popen[bytes], line: bytes, log: Path, log_start: int) -> int:
+    try:
+        readiness = Readiness.model_validate_json(line)
+    except ValidationError:
+        _end(process)
+        raise MountError(
+            f"the daemon died before it was ready; the end of its log {log}:\n{_tail(log, log_start)}"
+        ) from None
+    if not readiness.ready:
+        _end(process)
+        raise _as_raised(readiness)
+    return readiness.pid
+
+
+def _as_raised(readiness: Readiness) -> AliasfsError:
+    """Return an error of the class that has the daemon's exit code, so that ours is the same."""
+    classes: list[type[AliasfsError]] = [MountError, *errors.EXIT_CODES]
+    kind = next((cls for cls in classes if errors.EXIT_CODES[cls] == readiness.exit), AliasfsError)
+    return kind(readiness.error)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a daemon that is ending by itself, or end it."""
+    try:
+        process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _tail(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:]) or "(it is empty)"

@@ -1,0 +1,135 @@
+"""What has to be true before a mount can work; each miss is one sentence with the command that mends it.
+
+Shared by `aliasfs mount`, which stops at the first miss, and `aliasfs doctor`, which reports them all.
+Nothing here waits on a mount: whatever could hang is asked in a process that is given up after a while.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from enum import Enum
+from pathlib import Path
+
+from aliasfs.client import DaemonClient
+from aliasfs.errors import DaemonUnreachable, MountError
+from aliasfs.mounts import Mount, mount_at
+
+FUSE_DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+
+_PROBE_S = 2.0
+"""A living mount answers a stat(2) of its root from memory."""
+
+
+class Pulse(Enum):
+    """How a mount answers when it is touched."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    HANGING = "hanging"
+
+
+def check_fuse_device(device: Path = FUSE_DEVICE) -> None:
+    """Raise MountError where the kernel offers no FUSE to this process."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            raise MountError(
+                f"{device} may not be opened by you: run 'sudo chmod 0666 {device}', or, in a container, "
+                f"start it with 'docker run --device {device} --cap-add SYS_ADMIN'"
+            ) from exc
+        raise MountError(
+            f"there is no {device}: run 'sudo modprobe fuse', or, in a container, "
+            f"start it with 'docker run --device {device} --cap-add SYS_ADMIN'"
+        ) from exc
+
+
+def check_fusermount() -> None:
+    """Raise MountError where fusermount3, which mounts for ordinary users and unmounts, is missing."""
+    if shutil.which("fusermount3") is None:
+        raise MountError("fusermount3 is missing: run 'sudo apt install fuse3'")
+
+
+def check_allow_other(conf: Path = FUSE_CONF) -> None:
+    """Raise MountError where fuse.conf(5) forbids this user to let other users into a mount."""
+    if os.geteuid() == 0:
+        return
+    text = conf.read_text(encoding="utf-8", errors="replace") if conf.exists() else ""
+    if not re.search(r"^\s*user_allow_other\s*$", text, re.MULTILINE):
+        raise MountError(
+            f"allow_other needs the line 'user_allow_other' in {conf}: run 'echo user_allow_other | sudo tee -a {conf}'"
+        )
+
+
+def check_point(point: Path) -> None:
+    """Raise MountError unless the canonical path *point* is an empty directory with nothing mounted on it."""
+    if mount := mount_at(point):
+        raise MountError(_why_taken(mount))
+    quoted = shlex.quote(str(point))
+    try:
+        with os.scandir(point) as entries:
+            is_empty = next(entries, None) is None
+    except FileNotFoundError as exc:
+        raise MountError(f"the mount point {point} does not exist: run 'mkdir -p {quoted}'") from exc
+    except NotADirectoryError as exc:
+        raise MountError(f"the mount point {point} is not a directory: name an empty directory") from exc
+    except OSError as exc:
+        raise MountError(f"the mount point {point} cannot be read ({exc.strerror}): name an empty directory") from exc
+    if not is_empty:
+        raise MountError(
+            f"the mount point {point} is not empty, and a mount would hide what is in it: name an empty directory"
+        )
+    if not os.access(point, os.W_OK):
+        raise MountError(
+            f"you may not write to the mount point {point}, which fusermount3 asks for: "
+            f"run 'sudo chown \"$USER\" {quoted}'"
+        )
+
+
+def pulse(mount: Mount) -> Pulse:
+    """Return how the root of *mount* answers stat(2); takes 2 s at most."""
+    try:
+        asked = subprocess.run(
+            ["stat", "--", mount.point],
+            env=os.environ | {"LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Pulse.HANGING
+    # ENOTCONN: the connection of the kernel to a daemon that is gone.
+    return Pulse.DEAD if b"not connected" in asked.stderr else Pulse.ALIVE
+
+
+def _why_taken(mount: Mount) -> str:
+    quoted = shlex.quote(str(mount.point))
+    match pulse(mount):
+        case Pulse.DEAD:
+            return (
+                f"{mount.point} is a dead mount (Transport endpoint is not connected): run 'aliasfs mount --force "
+                f"{quoted}', which clears it with 'umount -l' first"
+            )
+        case Pulse.HANGING:
+            return (
+                f"{mount.point} is a {mount.fs_type} mount that does not answer: run 'aliasfs umount --force {quoted}'"
+            )
+        case Pulse.ALIVE if mount.is_ours:
+            return f"{mount.point} is already mounted by {_holder(mount)}: 'aliasfs status' shows it"
+        case _:
+            return f"{mount.point} is already a mount point, of type {mount.fs_type}: name another directory"
+
+
+def _holder(mount: Mount) -> str:
+    try:
+        with DaemonClient(mount.point) as daemon:
+            return f"pid {daemon.health().pid}"
+    except DaemonUnreachable:
+        return f"uid {mount.owner}"

@@ -1,0 +1,108 @@
+"""`aliasfs status`: what the running mounts do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aliasfs.cli.options import JsonOption, examples
+from aliasfs.errors import DaemonUnreachable
+from aliasfs.wire import CacheStatus, DaemonStatus, KernelStatus
+
+COLUMNS = ("ALIAS", "HEALTH", "REQUESTS", "ERRORS", "READ", "MEAN", "ENGINE", "URL", "LAST ERROR")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `status` to *app*."""
+    app.command(epilog=examples("aliasfs status", "aliasfs status /mnt/aliases --json"))(status)
+
+
+def status(
+    point: Annotated[
+        Path | None, typer.Argument(metavar="POINT", show_default=False, help="One mount; all of yours when left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the aliases of a running mount with the health of their stores, its cache and its load."""
+    from aliasfs.cli import output
+    from aliasfs.client import DaemonClient, running_daemons
+
+    if point is not None:
+        with DaemonClient(point) as daemon:
+            found = [daemon.status()]
+    else:
+        found = running_daemons()
+    if not found:
+        raise DaemonUnreachable(
+            "no mount of yours is running; 'aliasfs mount' starts one, 'aliasfs doctor' looks further"
+        )
+    if as_json:
+        answers = [one.model_dump(mode="json") for one in found]
+        output.print_json(answers[0] if point is not None else answers)
+        return
+    for number, one in enumerate(found):
+        if number:
+            typer.echo()
+        _print(one)
+
+
+def _print(one: DaemonStatus) -> None:
+    from aliasfs.cli import output
+
+    output.print_facts(
+        {
+            "mount": f"{one.point} (pid {one.pid}, up {duration(one.uptime_s)}, version {one.version})",
+            "config": ", ".join(one.config_files) or "none",
+            "cache": cache_line(one.cache),
+            "load": _load_line(one.kernel),
+        }
+    )
+    rows = [
+        (
+            alias.name,
+            alias.health,
+            str(alias.requests),
+            str(alias.errors),
+            output.human_bytes(alias.bytes_read),
+            f"{alias.mean_ms:.3g} ms",
+            alias.engine,
+            alias.url,
+            alias.last_error,
+        )
+        for alias in one.aliases
+    ]
+    output.print_table(COLUMNS, rows)
+
+
+def cache_line(cache: CacheStatus) -> str:
+    """Return the state of the cache in one line."""
+    from aliasfs.cli.output import human_bytes
+
+    if cache.state != "on":
+        return f"{cache.state}: {cache.reason}" if cache.reason else cache.state
+    asked = cache.hits + cache.misses
+    share = f"{cache.hits / asked:.0%} hits" if asked else "not used yet"
+    bad = f", {cache.bad_blocks} bad blocks dropped" if cache.bad_blocks else ""
+    return f"{human_bytes(cache.used_bytes)} of {human_bytes(cache.budget_bytes)} in {cache.dir}, {share}{bad}"
+
+
+def _load_line(kernel: KernelStatus) -> str:
+    from aliasfs.cli.output import human_bytes
+
+    rates = kernel.rates
+    errors = ", ".join(f"{count} {name}" for name, count in sorted(kernel.errors.items()))
+    return (
+        f"{rates.requests_per_s:.3g} requests/s, {human_bytes(rates.bytes_per_s)}/s over {rates.window_s:.0f} s; "
+        f"{sum(kernel.requests.values())} requests since the start, {kernel.open_inodes} inodes known"
+        + (f"; errors: {errors}" if errors else "")
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return *seconds* in its two largest units: `3 d 4 h`."""
+    whole = int(seconds)
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])
