@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, InodeT, ReaddirToken, RequestContext, StatvfsData
 from typing_extensions import Buffer
 
-from aliasfs.errors import AliasfsError, NoAttribute, NotFound, StoreError
+from aliasfs.errors import AliasfsError, NoAttribute, NotFound, NotSupported, StoreError
 from mountd.errnos import errno_of
 from mountd.inodes import InodeNo
 from mountd.vfs import NAME_MAX, HandleNo, Vfs
@@ -45,13 +45,13 @@ def replies(handler: Handler[P, T]) -> Handler[P, T]:
             return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
-        except (NotFound, NoAttribute) as exc:
+        except (NotFound, NoAttribute, NotSupported) as exc:
             raise FUSEError(errno_of(exc)) from exc
         except AliasfsError as exc:
             self._note(name, args, exc)
             raise FUSEError(errno_of(exc)) from exc
         except Exception as exc:
-            self.errors[name] += 1
+            self.errors["EIO"] += 1
             log.exception("%s%r: a bug in aliasfs; the request was answered with EIO", name, args[:1])
             raise FUSEError(errno.EIO) from exc
 
@@ -63,8 +63,7 @@ class Ops(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
-    enable_acl = True
-    """Lets the kernel keep what it learned of ACLs (none, here): `ls -l` then asks once per file, not each time."""
+    enable_acl = False
 
     def __init__(self, vfs: Vfs) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ class Ops(pyfuse3.Operations):
         self.errors: collections.Counter[str] = collections.Counter()
 
     def _note(self, name: str, args: Sequence[Any], error: AliasfsError) -> None:
-        self.errors[name] += 1
+        self.errors[errno.errorcode[errno_of(error)]] += 1
         level = logging.WARNING if isinstance(error, StoreError) else logging.INFO
         log.log(level, "%s: %s: %s", name, type(error).__name__, error)
 

@@ -30,6 +30,7 @@ from aliasfs.errors import (
     NotADirectory,
     NotALink,
     NotFound,
+    NotSupported,
     ReadOnly,
     StaleObject,
 )
@@ -333,7 +334,13 @@ class Vfs:
         return names
 
     def getxattr(self, number: InodeNo, name: bytes) -> bytes:
-        """Return the extended attribute *name*; NoAttribute when there is none of that name."""
+        """Return the extended attribute *name*; NoAttribute when there is none of that name.
+
+        Outside the namespace `user.` it is NotSupported, which `ls -l` takes as an answer for the whole mount:
+        it asks for an ACL and a security label of the first file only.
+        """
+        if not name.startswith(b"user."):
+            raise NotSupported("there are no extended attributes but those of the namespace user")
         inode = self._inodes.get(number)
         volume, info = inode.volume, inode.info
         if volume is None or name not in self.listxattr(number):

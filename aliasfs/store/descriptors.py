@@ -33,8 +33,10 @@ class OpenFile:
             self._close_if_done()
 
     def discard(self) -> None:
-        self._discarded = True
-        self._close_if_done()
+        """Close the descriptor, now or when its last user is done; safe to call twice."""
+        if not self._discarded:
+            self._discarded = True
+            self._close_if_done()
 
     def _close_if_done(self) -> None:
         if self._discarded and not self._users:

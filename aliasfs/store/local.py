@@ -152,8 +152,8 @@ class LocalStore:
             self._keep(version, file)
         else:
             self._files.move_to_end(version.identity)
-            await trio.lowlevel.checkpoint()
         with file.in_use() as fd:
+            await trio.lowlevel.checkpoint()
             buffer = bytearray(extent.length)
             done, found = await self._fill(oid.key, fd, memoryview(buffer), extent.start)
         if _Version.of(found) != version:
