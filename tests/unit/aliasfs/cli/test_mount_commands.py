@@ -1,0 +1,148 @@
+"""`mount`, `umount` and `status` as they are typed; what needs a kernel mount is in tests/mount."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.fake_backend import FakeBackend, served
+from support.runtime import runtime_dir as runtime_dir
+from typer.testing import CliRunner
+
+from aliasfs import errors, wire
+from aliasfs.cli import detach, launch, preflight, status
+from aliasfs.cli.app import build
+from aliasfs.mounts import Mount
+
+pytestmark = pytest.mark.usefixtures("runtime_dir", "no_configuration")
+
+
+@pytest.fixture
+def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.yaml").write_text("aliases: {}\n")
+    monkeypatch.setenv("ALIASFS_CONFIG", str(tmp_path / "empty.yaml"))
+
+
+def typed(*arguments: str | Path) -> str:
+    """Return what the command prints; its errors pass through, as they do on their way to `main`."""
+    result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_a_wrong_configuration_stops_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigError, match="lower"):
+        typed("mount", tmp_path / "missing", "--alias", "lower=/a")
+
+
+@pytest.mark.parametrize("check", ["check_fuse_device", "check_fusermount", "check_point"])
+def test_mount_looks_before_it_leaps(check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise errors.MountError(f"{check} refused")
+
+    monkeypatch.setattr(preflight, check, refuse)
+    with pytest.raises(errors.MountError, match=f"{check} refused"):
+        typed("mount", tmp_path)
+
+
+def test_mount_starts_the_daemon_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = tmp_path / "mnt"
+    point.mkdir()
+    started: list[launch.DaemonCommand] = []
+
+    def start(command: launch.DaemonCommand, log: Path, waiting: object) -> int:
+        started.append(command)
+        return 4711
+
+    for check in ("check_fuse_device", "check_fusermount"):
+        monkeypatch.setattr(preflight, check, lambda: None)
+    monkeypatch.setattr(launch, "launch", start)
+    monkeypatch.setattr(launch, "log_file", lambda point: tmp_path / "log")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("aliases: {A: /a}\n")
+    printed = typed("mount", "mnt", "--config", "mine.yaml", "--alias", "B=/b")
+    assert printed == f"mounted {point.resolve()} (pid 4711, log {tmp_path / 'log'})\n"
+    assert started == [launch.DaemonCommand(point.resolve(), tmp_path / "mine.yaml", ["B=/b"], False)]
+
+
+def test_umount_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(errors.MountError, match="nothing is mounted on"):
+        typed("umount", tmp_path)
+
+
+def test_umount_of_a_mount_that_is_not_ours() -> None:
+    with pytest.raises(errors.MountError, match="/proc is a proc mount, which aliasfs did not make"):
+        typed("umount", "/proc")
+
+
+def test_umount_ends_a_daemon_that_lost_its_mount(tmp_path: Path) -> None:
+    backend = FakeBackend(point=str(tmp_path))
+    with served(backend):
+        assert "was not mounted any more" in typed("umount")  # the only one, so it needs no name
+    assert backend.stopped.is_set()
+
+
+def test_umount_asks_which_of_several(tmp_path: Path) -> None:
+    with (
+        served(FakeBackend(point=str(tmp_path / "a"))),
+        served(FakeBackend(point=str(tmp_path / "b"))),
+        pytest.raises(errors.MountError, match=r"several mounts run.*/a, .*/b"),
+    ):
+        typed("umount")
+
+
+def test_a_busy_mount_names_its_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    monkeypatch.setattr(detach, "_umount2", lambda point, lazy: errno.EBUSY)
+    monkeypatch.setattr(detach, "_fusermount", lambda point, lazy: errno.EBUSY)
+    monkeypatch.chdir(tmp_path)
+    mount = Mount(tmp_path.resolve(), "fuse.aliasfs", "aliasfs", "0:9", 0)
+    with pytest.raises(errors.MountError, match=r"is busy: .*working directory.*umount --lazy"):
+        detach.unmount(mount, lambda waited_s: None)
+
+
+def test_where_the_kernel_refuses_the_daemon_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    monkeypatch.setattr(detach, "_umount2", lambda point, lazy: errno.EPERM)
+    monkeypatch.setattr(detach, "_fusermount", lambda point, lazy: errno.EPERM)
+    backend = FakeBackend(point=str(tmp_path))
+    with served(backend):
+        detach.detach(Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", 0), lazy=False)
+    assert backend.stopped.is_set()
+
+
+def test_status_of_all_and_of_one(tmp_path: Path) -> None:
+    backend = FakeBackend(point=str(tmp_path), config_files=["/c.yaml"])
+    with served(backend):
+        lines = typed("status").splitlines()
+        assert lines[0].startswith(f"mount\t{tmp_path} (pid ")
+        assert "up 1 min 1 s" in lines[0]
+        assert lines[1] == "config\t/c.yaml"
+        assert lines[2] == "cache\toff"
+        assert lines[4].split("\t")[:4] == ["A", "ok", "3", "0"]
+        assert json.loads(typed("status", "--json")) == [backend.status().model_dump(mode="json")]
+        assert json.loads(typed("status", tmp_path, "--json"))["point"] == str(tmp_path)
+
+
+def test_status_of_none(tmp_path: Path) -> None:
+    with pytest.raises(errors.DaemonUnreachable, match="no mount of yours is running"):
+        typed("status")
+    with pytest.raises(errors.DaemonUnreachable, match="nothing is mounted on"):
+        typed("status", tmp_path)
+
+
+def test_words_of_the_status() -> None:
+    assert [status.duration(seconds) for seconds in (0.4, 61, 7205, 90_000, 86_400)] == [
+        "0 s",
+        "1 min 1 s",
+        "2 h 0 min",
+        "1 d 1 h",
+        "1 d 0 h",
+    ]
+    assert status.cache_line(wire.CacheStatus(state="failed", reason="disk full")) == "failed: disk full"
+    on = wire.CacheStatus(state="on", dir="/c", used_bytes=1500, budget_bytes=2 * 10**9, hits=3, misses=1, bad_blocks=2)
+    assert status.cache_line(on) == "1.5 kB of 2 GB in /c, 75% hits, 2 bad blocks dropped"
