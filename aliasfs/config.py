@@ -193,7 +193,7 @@ def _suggest(key: object, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"the keys known here are {', '.join(names)}"
 
 
-def _name_problem(name: object) -> str:
+def name_problem(name: object) -> str:
     """Return what is wrong with an alias name and what it might be instead."""
     fixed = re.sub(r"[^A-Z0-9_]+", "_", str(name).upper()).strip("_")
     hint = f"; did you mean {fixed}?" if ALIAS_NAME.fullmatch(fixed) else ""
@@ -251,7 +251,7 @@ class _Loader:
     def _take_alias(self, document: Document, tier: Tier, name: object, entry: object) -> None:
         place = document.place(("aliases", str(name)))
         if not isinstance(name, str) or not ALIAS_NAME.fullmatch(name):
-            self._problem(place, _name_problem(name))
+            self._problem(place, name_problem(name))
             return
         fields = {"url": entry} if isinstance(entry, str) else entry
         if not isinstance(fields, Mapping) or not fields:
@@ -296,7 +296,7 @@ class _Loader:
 
     def _take_text(self, place: str, name: str, url: str, tier: Tier) -> None:
         if not ALIAS_NAME.fullmatch(name):
-            self._problem(place, _name_problem(name))
+            self._problem(place, name_problem(name))
             return
         try:
             expanded = expand(url, self._environ, self._home)

@@ -17,6 +17,7 @@ from aliasfs.registry import Alias
 from aliasfs.store.base import Kind, ObjectId, ObjectInfo, Store
 
 DEADLINE_S = 20.0  # longer than a cold TLS and token handshake, shorter than a person's patience
+_REPORT_EVERY_S = 0.25
 
 _KEYS = frozenset({"key", "secret", "token", "account_key", "sas_token", "connection_string", "credential", "password"})
 
@@ -42,20 +43,33 @@ class ProbeResult:
 
 
 async def probe_all(
-    aliases: Sequence[Alias], open_store: Callable[[Alias], Store], *, deadline_s: float = DEADLINE_S
+    aliases: Sequence[Alias],
+    open_store: Callable[[Alias], Store],
+    *,
+    deadline_s: float = DEADLINE_S,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ProbeResult]:
     """Return what is behind each of *aliases*, in their order; all are looked at together.
 
-    A store that has not answered within *deadline_s* seconds is given up.
+    A store that has not answered within *deadline_s* seconds is given up. *report* is called now and then
+    with how many are done, and how many there are.
     """
     results: dict[str, ProbeResult] = {}
 
     async def one(alias: Alias) -> None:
         results[alias.name] = await _open_and_probe(alias, open_store, deadline_s)
 
-    async with trio.open_nursery() as nursery:
-        for alias in aliases:
-            nursery.start_soon(one, alias)
+    async def tell() -> None:
+        while True:
+            report(len(results), len(aliases))
+            await trio.sleep(_REPORT_EVERY_S)
+
+    async with trio.open_nursery() as telling:
+        telling.start_soon(tell)
+        async with trio.open_nursery() as nursery:
+            for alias in aliases:
+                nursery.start_soon(one, alias)
+        telling.cancel_scope.cancel()
     return [results[alias.name] for alias in aliases]
 
 

@@ -35,11 +35,15 @@ class Found(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """An entry that cannot be taken over, and the sentence that says why."""
+    """An entry that is not taken over, and the sentence that says why.
+
+    *is_unusable* is false where another file's value of the same name goes first, as in 3LC itself.
+    """
 
     name: str
     reason: str
     origin: str
+    is_unusable: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ def read_aliases(file: Path | None = None, environ: Mapping[str, str] = os.envir
             elif item.name in found:
                 winner = found[item.name]
                 if winner.url != item.url:
-                    skipped.append(Skipped(item.name, f"the value of {winner.origin} goes first", item.origin))
+                    skipped.append(
+                        Skipped(item.name, f"the value of {winner.origin} goes first", item.origin, is_unusable=False)
+                    )
             else:
                 of_file[item.name] = item
         found.update(of_file)

@@ -31,6 +31,7 @@ def compose(text: str) -> Node | None:
 def put(text: str, keys: KeyPath, value: object) -> str:
     """Return *text* with the entry *keys* set to the plain *value*; mappings on the way are made."""
     node = compose(text)
+    step = _step(node)
     if not isinstance(node, MappingNode):
         return _insert(text, len(text), _lines(_nested(keys, value), 0))
     for depth, name in enumerate(keys):
@@ -40,9 +41,9 @@ def put(text: str, keys: KeyPath, value: object) -> str:
         entry = _entry(node, name)
         if entry is None:
             column = node.value[0][0].start_mark.column
-            return _insert(text, _line_end(text, *node.value[-1]), _lines({name: _nested(rest, value)}, column))
+            return _insert(text, _line_end(text, *node.value[-1]), _lines({name: _nested(rest, value)}, column, step))
         if not rest or not isinstance(entry[1], MappingNode):
-            return _replace(text, *entry, _nested(rest, value))
+            return _replace(text, *entry, _nested(rest, value), step)
         node = entry[1]
     return text
 
@@ -113,7 +114,7 @@ def _insert(text: str, offset: int, lines: str) -> str:
     return before + lines.replace("\n", newline) + after
 
 
-def _replace(text: str, key: Node, old: Node, value: object) -> str:
+def _replace(text: str, key: Node, old: Node, value: object, step: int) -> str:
     """Return *text* with the value of one block entry replaced; a comment behind it stays."""
     end = _content_end(text, key, old)
     is_block = isinstance(value, Mapping) and bool(value)
@@ -121,7 +122,7 @@ def _replace(text: str, key: Node, old: Node, value: object) -> str:
     start = old.start_mark.index if on_key_line and not is_block else _after_colon(text, key)
     if is_block:
         newline = "\r\n" if "\r\n" in text else "\n"
-        new = newline + _lines(value, key.start_mark.column + _INDENT).rstrip("\n").replace("\n", newline)
+        new = newline + _lines(value, key.start_mark.column + step, step).rstrip("\n").replace("\n", newline)
     else:
         new = _inline(value) if start == old.start_mark.index and on_key_line else f" {_inline(value)}"
     return text[:start] + new + text[end:]
@@ -129,7 +130,7 @@ def _replace(text: str, key: Node, old: Node, value: object) -> str:
 
 def _put_in_flow(text: str, node: MappingNode, keys: KeyPath, value: object) -> str:
     start, end = node.start_mark.index, node.end_mark.index
-    mapping = YAML().load(text[start:end])
+    mapping = _round_trip().load(text[start:end])
     target = mapping
     for name in keys[:-1]:
         if not isinstance(target.get(name), dict):
@@ -141,7 +142,7 @@ def _put_in_flow(text: str, node: MappingNode, keys: KeyPath, value: object) -> 
 
 def _drop_in_flow(text: str, node: MappingNode, keys: KeyPath) -> str:
     start, end = node.start_mark.index, node.end_mark.index
-    mapping = YAML().load(text[start:end])
+    mapping = _round_trip().load(text[start:end])
     target = mapping
     for name in keys[:-1]:
         target = target[name]
@@ -149,26 +150,39 @@ def _drop_in_flow(text: str, node: MappingNode, keys: KeyPath) -> str:
     return text[:start] + _inline(mapping) + text[end:]
 
 
-def _lines(value: object, column: int) -> str:
-    """Return the mapping *value* as block-style lines that begin at *column*."""
+def _lines(value: object, column: int, step: int = _INDENT) -> str:
+    """Return the mapping *value* as block-style lines that begin at *column*, each level *step* further in."""
     margin = " " * column
-    return "".join(f"{margin}{line}\n" for line in _dump(value, flow=False).split("\n"))
+    return "".join(f"{margin}{line}\n" for line in _dump(value, flow=False, step=step).split("\n"))
 
 
 def _inline(value: object) -> str:
     """Return *value* as it is written behind a key, on one line."""
-    return (
-        _dump({"k": value}, flow=None).removeprefix("k:").strip()
-        if not isinstance(value, dict)
-        else _dump(value, flow=True)
-    )
+    if isinstance(value, dict | list):
+        return _dump(value, flow=True)
+    return _dump({"k": value}, flow=False).removeprefix("k:").strip()
 
 
-def _dump(value: Any, *, flow: bool | None) -> str:
-    yaml = YAML()
+def _dump(value: Any, *, flow: bool, step: int = _INDENT) -> str:
+    yaml = _round_trip()
     yaml.default_flow_style = flow
-    yaml.preserve_quotes = True
-    yaml.width = _NEVER_FOLD
+    yaml.indent = step
     stream = io.StringIO()
     yaml.dump(value, stream)
     return stream.getvalue().rstrip("\n")
+
+
+def _round_trip() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = _NEVER_FOLD
+    return yaml
+
+
+def _step(node: Node | None) -> int:
+    """Return by how many columns the file indents: the first nested block mapping shows it."""
+    if isinstance(node, MappingNode) and not node.flow_style:
+        for key, value in node.value:
+            if isinstance(value, MappingNode) and not value.flow_style and value.value:
+                return int(value.value[0][0].start_mark.column - key.start_mark.column)
+    return _INDENT
