@@ -87,6 +87,11 @@ class Request(NamedTuple):
     query: Mapping[str, str]
     headers: Mapping[str, str]
 
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the client wants it so, or sends a body, which the rig never reads."""
+        return self.headers.get("connection", "").lower() == "close" or self.headers.get("content-length", "0") != "0"
+
 
 class Connection:
     """One client connection, served by one thread until either side closes."""
@@ -105,7 +110,7 @@ class Connection:
                     self._send_whole(self._endpoint.control(request))
                 else:
                     self._answer(request)
-                if request.headers.get("connection", "").lower() == "close" or "content-length" in request.headers:
+                if request.ends_connection:
                     return
 
     def _read_request(self) -> Request | None:

@@ -1,0 +1,124 @@
+"""The programs that read through a mount: plain open, read, close; the same for every system.
+
+Each runs as a process of its own (`python -m benchmarks.readers COMMAND ...`), so that a mount that hangs
+takes no more than this process with it, and prints one JSON object. Times run from the first system call
+on the mount to the last, never over the start of Python. No advice is given to the kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+_BUFFER_BYTES = 1 << 20
+
+
+def first_bytes(path: str) -> dict[str, float]:
+    """Open *path* and read 4 KiB."""
+    begin = time.perf_counter()
+    fd = os.open(path, os.O_RDONLY)
+    got = len(os.read(fd, 4096))
+    elapsed = time.perf_counter() - begin
+    os.close(fd)
+    return {"seconds": elapsed, "bytes": got}
+
+
+def sequential(path: str) -> dict[str, float]:
+    """Read *path* from begin to end in pieces of 1 MiB."""
+    begin = time.perf_counter()
+    got = _read_whole(path, bytearray(_BUFFER_BYTES))
+    return {"seconds": time.perf_counter() - begin, "bytes": got}
+
+
+def many(directory: str, count: str, processes: str) -> dict[str, float]:
+    """Read the files 00000.bin to *count* - 1 of *directory*, each once, shared out over *processes*."""
+    workers = int(processes)
+    paths = [f"{directory}/{number:05d}.bin" for number in range(int(count))]
+    go_read, go_write = os.pipe()
+    done_read, done_write = os.pipe()
+    children = []
+    for shard in range(workers):
+        if pid := os.fork():
+            children.append(pid)
+            continue
+        os.close(go_write)
+        os.read(go_read, 1)
+        buffer = bytearray(_BUFFER_BYTES)
+        got = sum(_read_whole(path, buffer) for path in paths[shard::workers])
+        os.write(done_write, got.to_bytes(8, "little"))
+        os._exit(0)
+    os.close(go_read)
+    os.close(done_write)
+    time.sleep(0.2)  # until every child waits at the gate
+    begin = time.perf_counter()
+    os.close(go_write)
+    totals = [os.read(done_read, 8) for _ in range(workers)]
+    elapsed = time.perf_counter() - begin
+    for pid in children:
+        os.waitpid(pid, 0)
+    return {"seconds": elapsed, "bytes": sum(int.from_bytes(total, "little") for total in totals)}
+
+
+def scattered(path: str, count: str, length: str) -> dict[str, float]:
+    """Read *length* bytes at each of *count* random places of *path*, one after the other."""
+    generator = random.Random(1)
+    fd = os.open(path, os.O_RDONLY)
+    last = os.fstat(fd).st_size - int(length)
+    places = [generator.randrange(last) for _ in range(int(count))]
+    begin = time.perf_counter()
+    got = sum(len(os.pread(fd, int(length), place)) for place in places)
+    elapsed = time.perf_counter() - begin
+    os.close(fd)
+    return {"seconds": elapsed, "bytes": got}
+
+
+def listing(directory: str) -> dict[str, float]:
+    """Run `ls -l` on *directory*; "bytes" is the number of entries."""
+    begin = time.perf_counter()
+    output = subprocess.run(["ls", "-l", directory], check=True, stdout=subprocess.PIPE).stdout
+    return {"seconds": time.perf_counter() - begin, "bytes": output.count(b"\n") - 1}
+
+
+def digests(root: str, *keys: str) -> dict[str, str]:
+    """Return the SHA-256 of every file *root*/*key*; a key that ends with a slash stands for all below it."""
+    found: dict[str, str] = {}
+    for key in keys:
+        names = [key + name for name in os.listdir(f"{root}/{key}")] if key.endswith("/") else [key]
+        for name in names:
+            with open(f"{root}/{name}", "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _read_whole(path: str, buffer: bytearray) -> int:
+    fd = os.open(path, os.O_RDONLY)
+    total = 0
+    while got := os.readv(fd, [buffer]):
+        total += got
+    os.close(fd)
+    return total
+
+
+_COMMANDS: dict[str, Callable[..., dict[str, float] | dict[str, str]]] = {
+    "first": first_bytes,
+    "sequential": sequential,
+    "many": many,
+    "scattered": scattered,
+    "listing": listing,
+    "digests": digests,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one command and print what it measured."""
+    print(json.dumps(_COMMANDS[arguments[0]](*arguments[1:])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
