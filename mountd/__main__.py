@@ -60,12 +60,23 @@ def _serve(given: argparse.Namespace) -> int:
         _log_to_stderr(config.daemon.log_level)
         from mountd.serve import serve
 
-        trio.run(serve, options, config, starter, strict_exception_groups=False)
-    except AliasfsError as exc:
-        starter.failed(str(exc), exit_code(exc))
-        print(f"mountd: {exc}", file=sys.stderr)  # noqa: T201
-        return exit_code(exc)
+        trio.run(serve, options, config, starter)
+    except (AliasfsError, BaseExceptionGroup) as exc:
+        error = _expected(exc)
+        if error is None:
+            raise
+        starter.failed(str(error), exit_code(error))
+        print(f"mountd: {error}", file=sys.stderr)  # noqa: T201
+        return exit_code(error)
     return 0
+
+
+def _expected(raised: BaseException) -> AliasfsError | None:
+    """Return the error to tell the user when all that was raised is expected; None for a bug."""
+    if not isinstance(raised, BaseExceptionGroup):
+        return raised if isinstance(raised, AliasfsError) else None
+    errors = [_expected(inner) for inner in raised.exceptions]
+    return None if None in errors else errors[0]
 
 
 def _log_to_stderr(level: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,7 +14,7 @@ import pyfuse3
 import trio
 from aliasfs.store.guard import GuardedStore
 
-from aliasfs.config import Config
+from aliasfs.config import CacheSettings, Config
 from aliasfs.errors import MountError
 from aliasfs.mounts import canonical_point
 from aliasfs.registry import Alias
@@ -48,7 +49,10 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
     point = canonical_point(options.point or config.mount.point)
     make_runtime_dir()
     async with AsyncExitStack() as stack:
-        cache = await stack.enter_async_context(_cache(await _open_disk(config), config).running())
+        cache = BlockCache(await _open_disk(config, stack), _cache_settings(config))
+        fetching = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(fetching.cancel_scope.cancel)
+        await fetching.start(cache.run)
         vfs = Vfs(_volume_opener(config, cache), vfs_settings(config.mount))
         stack.push_async_callback(vfs.aclose)
         await vfs.refresh(config.registry)
@@ -68,19 +72,29 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
     log.info("unmounted %s", point)
 
 
-async def _open_disk(config: Config) -> CacheDisk | None:
-    """Return the cache directory, locked for this process, or None when it is switched off or cannot be used.
+async def _open_disk(config: Config, stack: AsyncExitStack) -> CacheDisk | None:
+    """Return the cache directory, locked for this process, or None when it is switched off.
 
     Raises MountError when another daemon has it.
     """
     settings = config.cache
     if not settings.enabled:
         return None
-    return await trio.to_thread.run_sync(CacheDisk.open, settings.dir, settings.size, settings.min_free_bytes)
+    disk = await trio.to_thread.run_sync(CacheDisk.open, settings.dir, settings.size, _min_free_bytes(settings))
+    stack.callback(disk.close)
+    return disk
 
 
-def _cache(disk: CacheDisk | None, config: Config) -> BlockCache:
-    return BlockCache(disk, BlockCacheSettings(memory_bytes=config.daemon.read_memory))
+def _min_free_bytes(settings: CacheSettings) -> int:
+    """Return how much of the cache's file system stays free; the directory itself may not exist yet."""
+    there = next(path for path in (settings.dir, *settings.dir.parents) if path.is_dir())
+    return settings.min_free_bytes(shutil.disk_usage(there).total)
+
+
+def _cache_settings(config: Config) -> BlockCacheSettings:
+    defaults = BlockCacheSettings()
+    total_bytes = max(config.daemon.read_memory, 2 * defaults.part_bytes)
+    return BlockCacheSettings(memory_bytes=total_bytes * 2 // 3, total_bytes=total_bytes)
 
 
 def _volume_opener(config: Config, cache: BlockCache) -> Callable[[Alias], Volume]:
