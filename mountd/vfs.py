@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from typing_extensions import Buffer
 
 from aliasfs.errors import (
+    AliasfsError,
     InvalidName,
     IsADirectory,
     NameTooLong,
@@ -290,7 +291,10 @@ class Vfs:
         _must_be_served(volume)
         try:
             return await self._read(volume, inode, offset, size)
-        except (StaleObject, NotFound) as exc:
+        except AliasfsError as exc:
+            _must_be_served(volume)
+            if not isinstance(exc, StaleObject | NotFound):
+                raise
             volume.catalog.forget(inode.info.key)
             if inode.info.local is not None:
                 return await self._reread_local(volume, inode, offset, size)
