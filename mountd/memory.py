@@ -1,0 +1,156 @@
+"""The memory tier of the cache: fetched parts, and one byte budget for them and for what is being fetched.
+
+A `Part` is a run of whole blocks of one version in one buffer, as it came from a store or the disk; answers are
+slices of it. Parts are *held* while the disk has to be given them, and after that kept as long as there is room.
+
+Invariants: `held_bytes + reserved_bytes <= total_bytes`; parts kept are at most `kept_bytes` unless held; a
+waiting demand goes before every prefetch. Tables are sync and used from one thread; `reserve` alone waits.
+What a reader was given counts no more once its part is dropped: it lives until the reply is sent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from aliasfs.extents import Extent
+from aliasfs.store.base import ObjectId
+from mountd.blockfile import BLOCK_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """The bytes of *extent* of *oid*, which begins and ends at a block boundary or the end of the object."""
+
+    oid: ObjectId
+    extent: Extent
+    content: memoryview
+    held: bool = False
+
+    def cut(self, extent: Extent) -> memoryview:
+        """Return the bytes of *extent*, which lies within this part, without copying."""
+        return self.content[extent.start - self.extent.start : extent.stop - self.extent.start]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """One demand that waits for room."""
+
+    need: int
+    granted: trio.Event = field(default_factory=trio.Event)
+
+
+class MemoryTier:
+    """Parts in memory, least recently used first, and the room for more."""
+
+    def __init__(self, kept_limit_bytes: int, total_limit_bytes: int, demand_bytes: int) -> None:
+        """Keep at most *kept_limit_bytes*; in all *total_limit_bytes*, *demand_bytes* of it never for prefetches."""
+        self._kept_limit = kept_limit_bytes
+        self._total_limit = total_limit_bytes
+        self._demand = demand_bytes
+        self._blocks: dict[ObjectId, dict[int, Part]] = {}
+        self._order: OrderedDict[Part, None] = OrderedDict()
+        self._waiting: deque[_Waiter] = deque()
+        self.kept_bytes = self.held_bytes = self.reserved_bytes = 0
+
+    def find(self, oid: ObjectId, block: int) -> Part | None:
+        """Return the part that has *block* of *oid*, as the last used."""
+        blocks = self._blocks.get(oid)
+        part = blocks.get(block) if blocks else None
+        if part is not None and not part.held:
+            self._order.move_to_end(part)
+        return part
+
+    def blocks_of(self, oid: ObjectId) -> Iterator[int]:
+        """Iterate over the blocks of *oid* that are in memory."""
+        return iter(self._blocks.get(oid, ()))
+
+    def try_reserve(self, need: int, *, demand: bool) -> bool:
+        """Reserve *need* bytes for a fetch, dropping what was used longest ago; False when there is no room."""
+        busy = self.reserved_bytes + self.held_bytes + need
+        if busy > self._total_limit or (not demand and (self._waiting or busy > self._total_limit - self._demand)):
+            return False
+        self.reserved_bytes += need
+        self._trim()
+        return True
+
+    async def reserve(self, need: int) -> None:
+        """Wait until *need* bytes are reserved, in order of arrival and before every prefetch."""
+        await trio.lowlevel.checkpoint()
+        if not self._waiting and self.try_reserve(need, demand=True):
+            return
+        waiter = _Waiter(need)
+        self._waiting.append(waiter)
+        arrived = False
+        try:
+            await waiter.granted.wait()
+            arrived = True
+        finally:
+            if not arrived:
+                self._give_up(waiter)
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        """Undo the wait of one who was cancelled."""
+        if waiter.granted.is_set():
+            self.release(waiter.need)
+        else:
+            self._waiting.remove(waiter)
+            self._grant()
+
+    def release(self, amount: int) -> None:
+        """Give back *amount* reserved bytes."""
+        self.reserved_bytes -= amount
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let in those who wait, in order, as far as there is room."""
+        while self._waiting and self.try_reserve(self._waiting[0].need, demand=True):
+            self._waiting.popleft().granted.set()
+
+    def hold(self, part: Part) -> None:
+        """Take in *part*, for which room is reserved, until `settle`; it takes the place of older bytes."""
+        self.reserved_bytes -= len(part.content)
+        self.held_bytes += len(part.content)
+        part.held = True
+        self._enter(part)
+
+    def settle(self, part: Part) -> None:
+        """Let *part* go when its room is needed: it is on disk, or never will be."""
+        if part.held:
+            part.held = False
+            self.held_bytes -= len(part.content)
+            self._keep(part)
+            self._grant()
+
+    def keep(self, part: Part) -> None:
+        """Take in *part*, which came from the disk, as far as there is room without anyone waiting."""
+        if self.try_reserve(len(part.content), demand=False):
+            self.reserved_bytes -= len(part.content)
+            self._enter(part)
+            self._keep(part)
+
+    def _enter(self, part: Part) -> None:
+        blocks = self._blocks.setdefault(part.oid, {})
+        for block in part.extent.blocks(BLOCK_BYTES):
+            blocks[block] = part
+
+    def _keep(self, part: Part) -> None:
+        self.kept_bytes += len(part.content)
+        self._order[part] = None
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the parts used longest ago until both limits are kept."""
+        limit = min(self._kept_limit, self._total_limit - self.reserved_bytes - self.held_bytes)
+        while self.kept_bytes > limit:
+            part, _ = self._order.popitem(last=False)
+            self.kept_bytes -= len(part.content)
+            blocks = self._blocks[part.oid]
+            for block in part.extent.blocks(BLOCK_BYTES):
+                if blocks.get(block) is part:
+                    del blocks[block]
+            if not blocks:
+                del self._blocks[part.oid]
