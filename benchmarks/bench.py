@@ -13,6 +13,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,6 +152,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Measure what was asked for; exit 1 when anything failed."""
     options = _parse()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that mounts and processes go too
     layout = _QUICK if options.quick else Layout()
     with _rig(layout) as port:
         run = Run(options.scratch, port, layout)

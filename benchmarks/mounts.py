@@ -89,14 +89,18 @@ class Mount:
 
     def run(self, command: Sequence[str], limit_s: float) -> str:
         """Return what *command* prints; aborts the mount and raises BenchError when it fails or hangs."""
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         try:
             output, errors = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
+        except BaseException as reason:
             self.abort()
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=_STOP_S)
-            raise BenchError(f"hung: no end after {limit_s:.0f} s") from None
+            if isinstance(reason, subprocess.TimeoutExpired):
+                raise BenchError(f"hung: no end after {limit_s:.0f} s") from None
+            raise
         if process.returncode:
             raise BenchError(f"failed with {process.returncode}: {errors.strip().rpartition(chr(10))[2]}")
         return output
