@@ -1,0 +1,138 @@
+"""A bucket, or a prefix in one, as a store: `stat`, pages of `list`, and reads pinned to an etag.
+
+The bucket (`aliasfs.store.bucket`) works in the asyncio thread; each method here is one crossing per
+request. A directory exists when a key lies below it and wins over an object of the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import NamedTuple, TypeVar
+
+from typing_extensions import Buffer
+
+from aliasfs.errors import AccessDenied, AliasfsError, CorruptObject, NotADirectory, NotALink, NotFound, StaleObject
+from aliasfs.extents import Extent
+from aliasfs.store.aio import AsyncioBridge
+from aliasfs.store.base import Kind, ObjectId, ObjectInfo, directory_info
+from aliasfs.store.bucket import PAGE_KEYS, Bucket, Listing, RawObject, RawPage, RawRange
+from aliasfs.store.names import checked_key, printable
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where a store is: *url* as people know it, *target* as `Store.target`, *prefix* within the bucket."""
+
+    url: str
+    target: str
+    prefix: str
+
+
+class ObjectStore:
+    """The keys of *bucket* below a prefix; with *owns_bridge* the bridge is closed with the store."""
+
+    def __init__(self, place: Place, bucket: Bucket, bridge: AsyncioBridge, *, owns_bridge: bool) -> None:
+        self._url = place.url
+        self._target = place.target
+        self._prefix = f"{place.prefix}/" if place.prefix else ""
+        self._bucket = bucket
+        self._bridge = bridge
+        self._owns_bridge = owns_bridge
+        self._closed = False
+
+    @property
+    def target(self) -> str:
+        return self._target
+
+    async def stat(self, key: str) -> ObjectInfo:
+        checked_key(key)
+        return await self._bridge.call(self._stat, key)
+
+    async def _stat(self, key: str) -> ObjectInfo:
+        if not key:
+            await self._bucket.page(self._prefix, None, 1)
+            return directory_info(key)
+        full = self._prefix + key
+        found, below = await asyncio.gather(
+            _answer(self._bucket.head(full)), _answer(self._bucket.page(f"{full}/", None, 1))
+        )
+        if isinstance(below, RawPage) and (below.objects or below.prefixes):
+            return directory_info(key)
+        if isinstance(found, RawObject) and (isinstance(below, RawPage | AccessDenied)):
+            return _info(key, found)
+        # What says more: a bucket that is missing or out of reach, before an object that is not there.
+        for answer in (below, found):
+            if isinstance(answer, AliasfsError) and not isinstance(answer, NotFound):
+                raise answer
+        if isinstance(below, NotFound):
+            raise below
+        raise NotFound(f"{self._path(key)} does not exist")
+
+    async def list(self, key: str) -> AsyncIterator[Sequence[ObjectInfo]]:
+        checked_key(key)
+        prefix = f"{self._prefix}{key}/" if key else self._prefix
+        listing = Listing(self._url, key, prefix)
+        token: str | None = None
+        while True:
+            page = await self._bridge.call(self._bucket.page, prefix, token, PAGE_KEYS)
+            entries = listing.add(page)
+            if not listing.seen_any and page.token is None and key:
+                await self._bridge.call(self._explain_nothing, key)
+            if entries:
+                yield entries
+            token = page.token
+            if token is None:
+                break
+        listing.finish()
+
+    async def _explain_nothing(self, key: str) -> None:
+        """Raise for a directory *key* below which nothing lies, unless the store marks it as one."""
+        try:
+            found = await self._bucket.head(self._prefix + key)
+        except NotFound:
+            raise NotFound(f"{self._path(key)} does not exist") from None
+        if not found.is_directory:
+            raise NotADirectory(f"{self._path(key)} is a file")
+
+    async def readlink(self, key: str) -> str:
+        await self.stat(key)
+        raise NotALink(f"{self._path(key)} is no symbolic link")
+
+    async def read(self, oid: ObjectId, extent: Extent) -> Buffer:
+        start, stop = extent
+        got: RawRange = await self._bridge.call(self._bucket.get, self._prefix + oid.key, oid.etag, start, stop)
+        if got.etag != oid.etag:
+            raise StaleObject(f"{self._path(oid.key)} was replaced since it was opened")
+        count = memoryview(got.body).nbytes
+        if got.size != oid.size or count != extent.length:
+            raise CorruptObject(
+                f"{self._path(oid.key)} came with {count} of {extent.length} bytes of an object of {got.size}; "
+                f"it was announced with {oid.size}"
+            )
+        return got.body
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._bridge.call(self._bucket.aclose)
+        if self._owns_bridge:
+            await self._bridge.aclose()
+
+    def _path(self, key: str) -> str:
+        return printable(f"{self._url}/{key}")
+
+
+async def _answer(request: Awaitable[T]) -> T | AliasfsError:
+    """Return what *request* returns or the error it raises, so that of two requests both are heard."""
+    try:
+        return await request
+    except AliasfsError as exc:
+        return exc
+
+
+def _info(key: str, found: RawObject) -> ObjectInfo:
+    if found.is_directory:
+        return directory_info(key)
+    return ObjectInfo(key, Kind.FILE, found.size, found.mtime_ns, found.etag)
