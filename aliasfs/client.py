@@ -68,6 +68,10 @@ class DaemonClient:
         """Ask the daemon to unmount and end; returns before it has."""
         return self._ask("POST", "/v1/stop", wire.StopReport)
 
+    def cache_status(self) -> wire.CacheStatus:
+        """Return the facts of the disk cache."""
+        return self._ask("GET", "/v1/cache", wire.CacheStatus)
+
     def cache_evict(self, to_bytes: int) -> wire.EvictReport:
         """Have the cache shrunk to at most *to_bytes* bytes, least recently used first."""
         asked = wire.EvictRequest(to_bytes=to_bytes).model_dump()

@@ -39,7 +39,10 @@ class DaemonCommand:
     allow_other: bool = False
 
     def argv(self, *, ready_fd: int | None = None) -> list[str]:
-        """Return the arguments, program first; -P keeps the working directory out of the module path."""
+        """Return the arguments, program first; in the foreground without *ready_fd*.
+
+        -P keeps the working directory out of the module path.
+        """
         argv = [sys.executable, "-P", "-m", "mountd", "serve", "--point", str(self.point)]
         if self.config is not None:
             argv += ["--config", str(self.config)]
@@ -47,17 +50,16 @@ class DaemonCommand:
             argv += ["--alias", alias]
         if self.allow_other:
             argv.append("--allow-other")
-        if ready_fd is not None:
-            argv += ["--ready-fd", str(ready_fd)]
-        return argv
+        return [*argv, "--foreground"] if ready_fd is None else [*argv, "--ready-fd", str(ready_fd)]
 
-    def environ(self) -> dict[str, str]:
-        """Return the environment: ours, and the daemon that belongs to this command line, installed or not."""
-        here = str(Path(aliasfs.__file__).parents[1])
-        environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
-        if named := os.environ.get(CONFIG_VARIABLE):
-            environ[CONFIG_VARIABLE] = os.path.abspath(named)
-        return environ
+
+def daemon_environ() -> dict[str, str]:
+    """Return our environment, in which the daemon is the one that belongs to this command line, installed or not."""
+    here = str(Path(aliasfs.__file__).parents[1])
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    if named := os.environ.get(CONFIG_VARIABLE):
+        environ[CONFIG_VARIABLE] = os.path.abspath(named)
+    return environ
 
 
 def log_file(point: Path) -> Path:
@@ -95,7 +97,7 @@ def launch(command: DaemonCommand, log: Path, waiting: Callable[[float], None]) 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=command.environ(),
+            env=daemon_environ(),
             cwd="/",
             start_new_session=True,
             pass_fds=[ready_for_daemon],
@@ -137,15 +139,15 @@ def _served_pid(process: subprocess.Popen[bytes], line: bytes, log: Path, log_st
         ) from None
     if not readiness.ready:
         _end(process)
-        raise _as_raised(readiness)
+        raise error_of(readiness.error, readiness.exit)
     return readiness.pid
 
 
-def _as_raised(readiness: Readiness) -> AliasfsError:
-    """Return an error of the class that has the daemon's exit code, so that ours is the same."""
+def error_of(sentence: str, code: int) -> AliasfsError:
+    """Return an error of the class that has the daemon's exit *code*, so that ours is the same."""
     classes: list[type[AliasfsError]] = [MountError, *errors.EXIT_CODES]
-    kind = next((cls for cls in classes if errors.EXIT_CODES[cls] == readiness.exit), AliasfsError)
-    return kind(readiness.error)
+    kind = next((cls for cls in classes if errors.EXIT_CODES[cls] == code), AliasfsError)
+    return kind(sentence)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

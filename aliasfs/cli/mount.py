@@ -66,7 +66,7 @@ def mount(
     command = launch.DaemonCommand(where, config.absolute() if config else None, alias, allow_other)
     if foreground:
         argv = command.argv()
-        os.execve(argv[0], argv, command.environ())
+        os.execve(argv[0], argv, launch.daemon_environ())
     _mount_in_background(command)
     if not settings.registry:
         typer.echo("it is empty: 'aliasfs alias add NAME URL' puts something into it", err=True)

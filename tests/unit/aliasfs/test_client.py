@@ -27,6 +27,7 @@ def test_every_call(tmp_path: Path) -> None:
         assert daemon.health().pid == os.getpid()
         assert daemon.status() == backend.status()
         assert daemon.reload() == ["B was added"]
+        assert daemon.cache_status() == backend.cache
         assert daemon.cache_evict(4).used_bytes == 4
         assert daemon.cache_verify(seen.append) == wire.VerifyReport(objects=1, blocks=2, bytes=3)
         assert seen == backend.progress

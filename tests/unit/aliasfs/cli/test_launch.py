@@ -96,7 +96,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         "--ready-fd",
         "7",
     ]
-    assert "--ready-fd" not in DaemonCommand(tmp_path).argv()
+    assert DaemonCommand(tmp_path).argv()[-1] == "--foreground"
 
 
 def test_the_daemon_finds_the_same_code_and_the_same_configuration(
@@ -104,7 +104,7 @@ def test_the_daemon_finds_the_same_code_and_the_same_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALIASFS_CONFIG", "mine.yaml")
-    environ = DaemonCommand(tmp_path).environ()
+    environ = launch.daemon_environ()
     assert environ["ALIASFS_CONFIG"] == str(tmp_path / "mine.yaml")
     assert Path(environ["PYTHONPATH"].split(":")[0], "mountd", "__init__.py").exists()
 

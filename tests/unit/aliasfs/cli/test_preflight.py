@@ -48,7 +48,7 @@ def test_allow_other_is_refused(text: str | None, tmp_path: Path, monkeypatch: p
     conf = tmp_path / "fuse.conf"
     if text is not None:
         conf.write_text(text)
-    with pytest.raises(MountError, match="echo user_allow_other | sudo tee -a"):
+    with pytest.raises(MountError, match=r"echo user_allow_other \| sudo tee -a"):
         check_allow_other(conf)
 
 
@@ -67,7 +67,7 @@ def test_a_good_point(tmp_path: Path) -> None:
 
 def test_points_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MountError, match="does not exist: run 'mkdir -p .*with space"):
+    with pytest.raises(MountError, match=r"does not exist: run 'mkdir -p .*with space"):
         check_point(tmp_path / "with space")
     with pytest.raises(MountError, match="is not a directory"):
         check_point(tmp_path / "file")
