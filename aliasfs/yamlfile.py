@@ -33,7 +33,7 @@ __all__ = ["Document", "OctalInt", "edit", "parse", "read"]
 
 _LOCK_WAIT_S = 10.0  # an edit takes milliseconds; an editor that holds the lock this long has hung
 _LOCK_POLL_S = 0.05
-_DEEPEST = 20  # a mapping that contains itself through an anchor has no end
+_DEEPEST = 20  # a node that contains itself through an anchor has no end
 _QUOTED = re.compile(r"""(["']).{2,}?\1|(?<=alias ).*""")
 
 
@@ -192,6 +192,8 @@ def _one_sentence(path: Path, text: str) -> Iterator[None]:
         mark = exc.problem_mark or exc.context_mark
         problem = _QUOTED.sub("...", str(exc.problem or exc.context)).splitlines()[0]
         raise ConfigError(f"{_at(path, mark)}: this is not YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its mappings are nested too deeply; a configuration needs four levels") from None
     except YAMLError:
         raise ConfigError(f"{path}: this is not YAML text: it holds a character that YAML forbids") from None
 
@@ -200,24 +202,18 @@ def _at(path: Path, mark: Any) -> str:
     return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else str(path)
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: Any) -> Any:
     """Return *value* made of plain dict, list and scalars; an octal int keeps its class."""
-    if depth > _DEEPEST:
-        raise RecursionError
     if isinstance(value, Mapping):
-        return {_plain_key(key): _plain(below, depth + 1) for key, below in value.items()}
+        return {_plain(key): _plain(below) for key, below in value.items()}
     if isinstance(value, list):
-        return [_plain(item, depth + 1) for item in value]
+        return [_plain(item) for item in value]
     for kind in (str, float):
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, int) and not isinstance(value, bool | OctalInt):
         return int(value)
     return value
-
-
-def _plain_key(key: Any) -> Any:
-    return str(key) if isinstance(key, str) else key
 
 
 def _places(node: Node, above: KeyPath) -> Iterator[tuple[KeyPath, int]]:

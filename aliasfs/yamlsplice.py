@@ -96,7 +96,7 @@ def _content_end(text: str, key: Node, value: Node) -> int:
     if isinstance(value, MappingNode) and not value.flow_style and value.value:
         return _content_end(text, *value.value[-1])
     if isinstance(value, ScalarNode) and value.style in ("|", ">"):
-        return len(text[: value.end_mark.index].rstrip())
+        return len(text[: value.end_mark.index].rstrip(" \t\r\n"))
     return max(int(value.end_mark.index), _after_colon(text, key))
 
 
@@ -160,7 +160,7 @@ def _inline(value: object) -> str:
     """Return *value* as it is written behind a key, on one line."""
     if isinstance(value, dict | list):
         return _dump(value, flow=True)
-    return _dump({"k": value}, flow=False).removeprefix("k:").strip()
+    return _dump({"k": value}, flow=False).removeprefix("k:").strip(" ")
 
 
 def _dump(value: Any, *, flow: bool, step: int = _INDENT) -> str:

@@ -1,4 +1,6 @@
-from hypothesis import given
+import itertools
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -45,17 +47,20 @@ class ExtentMapAgainstBytes(RuleBasedStateMachine):
         pieces = list(self.map)
         assert len(pieces) == len(self.map)
         assert all(piece.start < piece.stop for piece in pieces)
-        assert all(a.stop < b.start for a, b in zip(pieces, pieces[1:], strict=False))
+        assert all(a.stop < b.start for a, b in itertools.pairwise(pieces))
 
 
 TestExtentMap = ExtentMapAgainstBytes.TestCase
+TestExtentMap.settings = settings(deadline=None)
 
 
+@settings(deadline=None)
 @given(extents, st.integers(1, 17))
 def test_blocks_are_those_that_hold_a_byte_of_the_extent(extent: Extent, block_bytes: int) -> None:
     assert set(extent.blocks(block_bytes)) == {i // block_bytes for i in range(extent.start, extent.stop)}
 
 
+@settings(deadline=None)
 @given(extents, st.integers(0, SIZE))
 def test_clip_keeps_what_lies_within_the_object(extent: Extent, size: int) -> None:
     clipped = extent.clip(size)
@@ -63,6 +68,7 @@ def test_clip_keeps_what_lies_within_the_object(extent: Extent, size: int) -> No
     assert clipped.start <= clipped.stop
 
 
+@settings(deadline=None)
 @given(st.lists(extents))
 def test_a_map_does_not_depend_on_the_order_of_its_parts(parts: list[Extent]) -> None:
     assert list(ExtentMap(parts)) == list(ExtentMap(reversed(parts)))
