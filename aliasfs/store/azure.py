@@ -7,7 +7,7 @@ Listings go through the SDK's own pipeline (signing, retries), but not through i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 from xml.etree import ElementTree
@@ -80,17 +80,16 @@ class AzureBucket:
 
 
 class AzureClient:
-    """A `ContainerClient`, and the token credential it signs with, if that is how it signs."""
+    """A `ContainerClient`, the token credential it signs with if it does so, and all that is to be closed with it."""
 
-    def __init__(self, container: Any, token_credential: Any = None, *, owns_credential: bool = False) -> None:
+    def __init__(self, container: Any, token_credential: Any = None, owned: Sequence[Any] = ()) -> None:
         self.container = container
         self.token_credential = token_credential
-        self._owns_credential = owns_credential
+        self._owned = owned
 
     async def aclose(self) -> None:
-        await self.container.close()
-        if self._owns_credential and self.token_credential is not None:
-            await self.token_credential.close()
+        for resource in (self.container, *self._owned):
+            await resource.close()
 
 
 async def open_adlfs(options: Mapping[str, Any], account: str, container: str) -> AzureClient:
@@ -99,10 +98,12 @@ async def open_adlfs(options: Mapping[str, Any], account: str, container: str) -
 
     options = {"account_name": account, **options} if account else dict(options)
     try:
-        fs = adlfs.AzureBlobFileSystem(**options, asynchronous=True, skip_instance_cache=True, use_listings_cache=False)
+        # Not asynchronous=True: the finalizers that adlfs leaves for the end of the process want fsspec's own loop.
+        fs = adlfs.AzureBlobFileSystem(**options, skip_instance_cache=True, use_listings_cache=False)
     except (TypeError, ValueError) as exc:
         raise ConfigError(f"adlfs does not accept the options of container {container}") from exc
-    return AzureClient(fs.service_client.get_container_client(container))
+    owned = [fs.service_client, *([fs.credential] if hasattr(fs.credential, "close") else [])]
+    return AzureClient(fs.service_client.get_container_client(container), owned=owned)
 
 
 def parse_listing(body: bytes, place: str) -> RawPage:

@@ -103,7 +103,7 @@ class AzureAccount:
             connection_timeout=CONNECT_TIMEOUT_S,
             read_timeout=request_timeout_s,
         )
-        return AzureClient(client, token, owns_credential=self.token_credential is None)
+        return AzureClient(client, token, owned=[token] if token is not None and self.token_credential is None else [])
 
     def open_obstore(self, container: str, token_credential: Any, request_timeout_s: float) -> AzureStore:
         """Return the obstore client of *container*, which signs with *token_credential* unless that is None."""

@@ -159,6 +159,10 @@ class AzurePlace(Place):
     def missing(self) -> Store:
         return self.open("az://no-such-container-here")
 
+    def can_hold(self, key: str) -> bool:
+        # The SDK with which the test writes takes such segments out of the URL after it has signed it.
+        return not {"", ".", ".."} & set(key.rstrip("/").split("/"))
+
 
 class AdlfsPlace(AzurePlace):
     engine = Engine.FSSPEC
