@@ -263,13 +263,15 @@ class _Loader:
         if "url" not in fields:
             self._problem(place, f"alias {name} has no 'url:'; add one, with a path or a URL")
             return
+        before = len(self._problems)
         expanded = {key: self._expand(document, (*keys, key), fields[key]) for key in known if key in fields}
         try:
             parsed = _AliasEntry.model_validate(expanded)
         except ValidationError as exc:
             self._explain(exc, ".".join(keys), lambda loc: document.place((*keys, *loc)))
             return
-        self._add(name, parsed, tier, place)
+        if len(self._problems) == before:
+            self._add(name, parsed, tier, place)
 
     def _add(self, name: str, entry: _AliasEntry, tier: Tier, origin: str, base: str = "/") -> None:
         try:
