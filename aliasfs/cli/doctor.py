@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PROBE_WITHIN_S = 10.0
 _IMPORT_WITHIN_S = 30.0
 
+SYSTEMD = Path("/run/systemd/system")
+"""There where systemd is the init of this machine, sd_booted(3)."""
+
 UNIT = "aliasfs-mountd.service"
 UNIT_DIRECTORIES = (
     Path("/etc/systemd"),
@@ -226,7 +229,7 @@ def _read_ahead() -> Finding:
 
 
 def _units() -> Finding:
-    if not Path("/run/systemd/system").is_dir():
+    if not SYSTEMD.is_dir():
         return Finding("systemd", "ok", "does not run here; 'aliasfs mount' needs none")
     home = Path.home() / ".config" / "systemd"
     found = [
