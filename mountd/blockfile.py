@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,10 @@ class Identity:
         segment, slot = divmod(block, SEGMENT_BLOCKS)
         return self.records_at + segment * PAGE_BYTES + slot * _RECORD.size
 
+    def blocks_of(self, segment: int, bitmap: int) -> Iterator[int]:
+        """Yield the blocks of *segment* that are set in *bitmap*."""
+        return (segment * SEGMENT_BLOCKS + slot for slot in range(SEGMENT_BLOCKS) if bitmap >> slot & 1)
+
     def block_length(self, block: int) -> int:
         """Return the length of *block* in bytes: BLOCK_BYTES, but for the last."""
         return min(BLOCK_BYTES, self.oid.size - block * BLOCK_BYTES)
@@ -137,6 +141,20 @@ def bits_in(blocks: range, segment: int) -> int:
     first = max(blocks.start - segment * SEGMENT_BLOCKS, 0)
     last = min(blocks.stop - segment * SEGMENT_BLOCKS, SEGMENT_BLOCKS)
     return ((1 << last) - (1 << first)) if first < last else 0
+
+
+def runs(blocks: Iterable[int], limit: int = 1 << 62) -> Iterator[range]:
+    """Yield ascending *blocks* as runs of neighbours, of at most *limit* blocks each."""
+    start = stop = -1
+    for block in blocks:
+        if block == stop and stop - start < limit:
+            stop += 1
+            continue
+        if start >= 0:
+            yield range(start, stop)
+        start, stop = block, block + 1
+    if start >= 0:
+        yield range(start, stop)
 
 
 def paths_in(objects: Path, digest: bytes) -> tuple[Path, Path]:

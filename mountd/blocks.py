@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -25,9 +24,12 @@ from typing_extensions import Buffer
 from aliasfs.errors import AliasfsError, CorruptObject, StoreError, StoreUnavailable
 from aliasfs.extents import Extent
 from aliasfs.store.base import Content, ObjectId
-from mountd.blockfile import BLOCK_BYTES
-from mountd.disk import CacheDisk, runs
+from aliasfs.wire import CacheStatus, EvictReport, VerifyProgress, VerifyReport
+from mountd import upkeep
+from mountd.blockfile import BLOCK_BYTES, runs
+from mountd.disk import CacheDisk
 from mountd.memory import MemoryTier, Part
+from mountd.writebehind import WriteBehind
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,9 @@ class BlockCacheSettings:
     total_bytes: int = 96 * MIB
     """Kept, being fetched and being written in all: 16 connections with parts of 4 MiB, and a half more."""
 
-    part_bytes: int = 8 * MIB
-    """The longest request: at 100 MB/s it hides a first byte of 20 ms to a fifth."""
+    part_bytes: int = 4 * MIB
+    """The longest request. Sixteen of them fit into the budget: at 20 ms to the first byte and 100 MB/s each they
+    bring 1 GB/s, where eight of 8 MiB would bring 0.6."""
 
     demand_bytes: int = 8 * MIB
     """Never given to prefetches, so that a reader seldom waits for one."""
@@ -66,7 +69,7 @@ class BlockCacheSettings:
 
 @dataclass(frozen=True, slots=True)
 class BlockCacheStatistics:
-    """What the cache holds and did; sizes in bytes. A *hit* is a read answered without a request."""
+    """What the cache holds and did; sizes in bytes, *hits* and *misses* in blocks that were asked for."""
 
     hits: int
     misses: int
@@ -116,10 +119,8 @@ class BlockCache:
         self._settings = settings or BlockCacheSettings()
         self._memory = MemoryTier(self._settings.memory_bytes, self._settings.total_bytes, self._settings.demand_bytes)
         self._flights: dict[ObjectId, dict[int, _Flight]] = {}
-        self._unwritten: deque[Part] = deque()
-        self._to_write = trio.Event()
+        self._behind = WriteBehind(disk, self._memory)
         self._readers = trio.CapacityLimiter(self._settings.disk_threads)
-        self._writer = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
         self._hits = self._misses = self._fetched = self._requests = self._dropped = 0
 
@@ -134,7 +135,7 @@ class BlockCache:
                 self._nursery = nursery
                 if self.disk is not None:
                     nursery.start_soon(self._scan, self.disk)
-                    nursery.start_soon(self._write_behind, self.disk)
+                    nursery.start_soon(self._behind.run, self.disk)
                     nursery.start_soon(self._mend, self.disk)
                 task_status.started()
                 await trio.sleep_forever()
@@ -151,20 +152,7 @@ class BlockCache:
         while True:
             await trio.sleep(self._settings.retry_s)
             if disk.degraded:
-                await trio.to_thread.run_sync(disk.recover, limiter=self._writer)
-
-    async def _write_behind(self, disk: CacheDisk) -> None:
-        """Give fetched parts to the disk, one after the other."""
-        while True:
-            while self._unwritten:
-                part = self._unwritten.popleft()
-                try:
-                    first = part.extent.start // BLOCK_BYTES
-                    await trio.to_thread.run_sync(disk.write, part.oid, first, part.content, limiter=self._writer)
-                finally:
-                    self._memory.settle(part)
-            self._to_write = trio.Event()
-            await self._to_write.wait()
+                await trio.to_thread.run_sync(disk.recover, limiter=self._behind.limiter)
 
     def statistics(self) -> BlockCacheStatistics:
         """Return what the cache holds and did so far."""
@@ -187,6 +175,28 @@ class BlockCache:
             memory_bytes=self._memory.kept_bytes + self._memory.held_bytes,
         )
 
+    def status(self) -> CacheStatus:
+        """Return the same for a person, as the control door sends it."""
+        if self.disk is None:
+            return CacheStatus(hits=self._hits, misses=self._misses, bytes_fetched=self._fetched)
+        return upkeep.status(self.disk, hits=self._hits, misses=self._misses, bytes_fetched=self._fetched)
+
+    async def evict(self, to_bytes: int) -> EvictReport:
+        """Remove what was used longest ago until at most *to_bytes* are left on disk."""
+        if self.disk is None:
+            return EvictReport()
+        return await trio.to_thread.run_sync(upkeep.evict_report, self.disk, to_bytes, limiter=self._readers)
+
+    async def verify(self, report: Callable[[VerifyProgress], None]) -> VerifyReport:
+        """Compare every block on disk with its checksum and drop those that differ; *report* is told on the way."""
+        if self.disk is None:
+            return VerifyReport()
+
+        def tell(so_far: VerifyProgress) -> None:
+            trio.from_thread.run_sync(report, so_far)
+
+        return await trio.to_thread.run_sync(upkeep.verify_report, self.disk, tell, limiter=self._readers)
+
     def cached_bytes(self, oid: ObjectId) -> int:
         """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
         if self.disk is None:
@@ -202,14 +212,14 @@ class BlockCache:
         blocks = extent.blocks(BLOCK_BYTES)
         parts = [self._memory.find(oid, block) for block in blocks]
         if all(parts):
-            self._hits += 1
+            self._hits += len(blocks)
             return _join([part for part in parts if part], extent)
         if any(parts) or self.disk is None:
             return None
         content = self.disk.read_nowait(oid, blocks)
         if content is None:
             return None
-        self._hits += 1
+        self._hits += len(blocks)
         return self._keep(oid, blocks, content, extent).cut(extent)
 
     def _keep(self, oid: ObjectId, blocks: range, content: memoryview, extent: Extent) -> Part:
@@ -227,19 +237,13 @@ class BlockCache:
             return answer
         blocks = extent.blocks(BLOCK_BYTES)
         found = await self._from_disk(oid, blocks, extent) if self.disk is not None else {}
-        waited: dict[int, _Flight] = {}
         for block in blocks:
             part = found.get(block) or self._memory.find(oid, block)
             if part is not None:
                 found[block] = part
-        lacking = [b for b in blocks if b not in found]
-        if lacking:
-            self._misses += 1
-            self._start_lacking(source, oid, lacking)
-            waited = {b: self._flights[oid][b] for b in lacking}
-        else:
-            self._hits += 1
-        for block, flight in waited.items():
+        self._hits += len(found)
+        self._misses += len(blocks) - len(found)
+        for block, flight in self._flights_for(source, oid, [b for b in blocks if b not in found]):
             await flight.done.wait()
             found[block] = flight.result()
         return _join([found[b] for b in blocks], extent)
@@ -292,11 +296,12 @@ class BlockCache:
         assert self.disk is not None
         await trio.to_thread.run_sync(self.disk.will_need, oid, blocks, limiter=self._readers)
 
-    def _start_lacking(self, source: Content, oid: ObjectId, lacking: Iterable[int]) -> None:
-        """Have every block of *lacking* on its way."""
+    def _flights_for(self, source: Content, oid: ObjectId, lacking: Sequence[int]) -> list[tuple[int, _Flight]]:
+        """Return the request that brings each block of *lacking*, after starting those that are not on their way."""
         flights = self._flights.get(oid, {})
         for run in runs((b for b in lacking if b not in flights), self._settings.part_bytes // BLOCK_BYTES):
             self._start(source, oid, run, reserved=False)
+        return [(block, self._flights[oid][block]) for block in lacking]
 
     def _start(self, source: Content, oid: ObjectId, blocks: range, *, reserved: bool) -> None:
         flight = _Flight(oid, blocks)
@@ -341,12 +346,7 @@ class BlockCache:
             del self._flights[flight.oid]
         if flight.part is not None:
             self._fetched += len(flight.part.content)
-            self._memory.hold(flight.part)
-            if self.disk is not None and self.disk.accepts_writes:
-                self._unwritten.append(flight.part)
-                self._to_write.set()
-            else:
-                self._memory.settle(flight.part)
+            self._behind.put_nowait(flight.part)
         flight.done.set()
 
     async def _reserve(self, need: int) -> None:
@@ -354,8 +354,7 @@ class BlockCache:
         with trio.move_on_after(self._settings.write_patience_s) as patience:
             await self._memory.reserve(need)
         if patience.cancelled_caught:
-            while self._unwritten:
-                self._memory.settle(self._unwritten.popleft())
+            self._behind.give_up()
             await self._memory.reserve(need)
 
 

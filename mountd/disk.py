@@ -2,7 +2,7 @@
 
 One `CacheDisk` owns one directory. It is synchronous and thread-safe, because its work is done in worker threads
 by the daemon and in the main thread by the command line. Look-ups take the lock of the tables, never held over
-I/O; whoever writes, evicts or drops holds `_changes` over its I/O, so there is one such thread at a time.
+I/O; whoever writes, evicts or drops holds `Space.changes` over its I/O, so there is one such thread at a time.
 
 Invariants: no byte is returned that does not verify; nothing is written before its space is charged
 (`mountd.ledger`); an OSError of the disk is never the reader's: it makes the state `degraded`, in which nothing is
@@ -14,35 +14,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from aliasfs.store.base import ObjectId
-from mountd.blockfile import (
-    BLOCK_BYTES,
-    SEGMENT_BLOCKS,
-    BadHeader,
-    Identity,
-    ObjectFiles,
-    paths_in,
-    segments_of,
-)
+from mountd.blockfile import BLOCK_BYTES, SEGMENT_BLOCKS, BadHeader, Identity, ObjectFiles, runs, segments_of
 from mountd.cachedir import CacheDirectory, Found
-from mountd.ledger import ENTRY_BYTES, WHOLE, Entry, Ledger, Victim
+from mountd.ledger import ENTRY_BYTES, Entry, Ledger
 from mountd.objecttable import ObjectTable
+from mountd.space import Space
 
 log = logging.getLogger(__name__)
 
 MAX_OPEN_OBJECTS = 256
 """Objects kept open; their 512 descriptors fit twice into the soft limit of 1,024 that a plain shell gives."""
-
-ROOM_CHECK_S = 0.1
-"""statvfs(2) is asked at most this often; in between, all that was written counts against its last answer."""
 
 _RESERVE_BLOCKS = 16
 """Space is charged for this many blocks (4 MiB) at a time, so that a small budget takes a part of a large one."""
@@ -79,15 +67,12 @@ class CacheDisk:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
-        self._min_free_bytes = min_free_bytes
-        self._clock = clock
         self._table = ObjectTable(Ledger(budget_bytes), directory.objects, max_open_objects)
-        self._changes = threading.RLock()
+        self.space = Space(self._table, directory, min_free_bytes, clock)
         self._nowait_works = True
         self._reason = ""
         self._readable = True
-        self._room_bytes, self._room_until = 0, float("-inf")
-        self._evicted = self._bad = self._read = self._written = self._refused = 0
+        self._bad = self._read = self._written = self._refused = 0
 
     @classmethod
     def open(cls, path: Path, budget_bytes: int, min_free_bytes: Callable[[], int] | int = 0) -> Self:
@@ -110,7 +95,7 @@ class CacheDisk:
 
     def close(self) -> None:
         """Close all files and give the directory back; safe to call twice."""
-        with self._changes:
+        with self.space.changes:
             self._table.clear()
             self._directory.release()
 
@@ -125,7 +110,7 @@ class CacheDisk:
                 used_bytes=ledger.used_bytes,
                 budget_bytes=ledger.budget_bytes,
                 objects=len(ledger),
-                evicted_bytes=self._evicted,
+                evicted_bytes=self.space.evicted_bytes,
                 bad_blocks=self._bad,
                 read_bytes=self._read,
                 written_bytes=self._written,
@@ -133,6 +118,16 @@ class CacheDisk:
             )
 
     # State
+
+    @property
+    def path(self) -> Path:
+        """The cache directory."""
+        return self._directory.path
+
+    @property
+    def objects(self) -> Path:
+        """The directory that the files of the objects lie below."""
+        return self._directory.objects
 
     @property
     def degraded(self) -> bool:
@@ -153,7 +148,7 @@ class CacheDisk:
 
     def recover(self) -> None:
         """Begin anew after a failure: claim the directory if it is another now, and scan it. Blocks, maybe seconds."""
-        with self._changes:
+        with self.space.changes:
             self._table.clear()
             self._reason, self._readable = "", True
             if not self._directory.is_ours():
@@ -181,10 +176,10 @@ class CacheDisk:
                 for item in found[start : start + _DORMANT_SLICE]:
                     self._table.ledger.add_dormant(item.digest, item.allocated_bytes + ENTRY_BYTES)
             yield
-        with self._changes:
+        with self.space.changes:
             self._table.complete = True
             try:
-                self._make_room(0)
+                self.space.make(0)
             except OSError as exc:
                 self._degrade(exc, readable=True)
 
@@ -219,19 +214,15 @@ class CacheDisk:
         try:
             return self._table.enter(oid, segments)
         except BadHeader:
-            self._discard(Identity(oid).digest)
+            self.discard(Identity(oid).digest)
         except OSError as exc:
             self._degrade(exc, readable=False)
         return None
 
-    def _discard(self, digest: bytes) -> None:
+    def discard(self, digest: bytes) -> None:
         """Remove files that cannot be what their name says."""
-        with self._changes:
-            self._bad += 1
-            try:
-                self._remove_object(digest)
-            except OSError as exc:
-                self._degrade(exc, readable=True)
+        self._bad += 1
+        self.remove(digest)
 
     def read_nowait(self, oid: ObjectId, blocks: range) -> memoryview | None:
         """Return the run *blocks* if the page cache has all of it and it verifies; never waits for the disk."""
@@ -287,7 +278,7 @@ class CacheDisk:
             self._table.end(entry, segments)
         self._read += sum(map(len, found.values()))
         if corrupt:
-            self._drop(entry, corrupt)
+            self.drop(oid, corrupt)
         return found
 
     def will_need(self, oid: ObjectId, blocks: range) -> None:
@@ -308,7 +299,7 @@ class CacheDisk:
     def write(self, oid: ObjectId, first: int, content: memoryview) -> bool:
         """Keep *content*, whole blocks of *oid* from block *first* on; False when it was not (all) kept. Blocks."""
         blocks = range(first, first - (-len(content) // BLOCK_BYTES))
-        with self._changes:
+        with self.space.changes:
             if self.accepts_writes:
                 try:
                     if self._write(oid, blocks, content):
@@ -335,7 +326,7 @@ class CacheDisk:
     def _write_run(self, entry: Entry, run: range, content: memoryview) -> bool:
         """Charge, then write *run*; what was charged for a write that fails stays charged to the object."""
         cost = self._table.ledger.cost(entry, run)
-        if not self._make_room(cost):
+        if not self.space.make(cost):
             return False
         try:
             _files(entry).write(run.start, content)
@@ -350,9 +341,9 @@ class CacheDisk:
 
     def _create(self, oid: ObjectId, segments: range) -> Entry | None:
         """Return new files for *oid*, pinned; None when there is no room or someone is just looking for them."""
-        self._room_until = float("-inf")  # files are never made in a directory that was replaced
+        self.space.look_again()  # files are never made in a directory that was replaced
         cost = Identity(oid).base_charge + ENTRY_BYTES
-        if not self._make_room(cost):
+        if not self.space.make(cost):
             return None
         entry = self._table.create(oid, segments)
         if entry is None:
@@ -360,95 +351,48 @@ class CacheDisk:
                 self._table.ledger.refund(cost)
         return entry
 
-    def _make_room(self, need: int) -> bool:
-        """Charge *need* bytes, after evicting what has to go for them; False when that is not enough."""
-        while True:
-            if self._has_room(need):
-                with self._table.lock:
-                    if self._table.ledger.try_charge(need):
-                        self._room_bytes -= need
-                        return True
-            if not self._evict_one():
+    def digests(self) -> list[bytes]:
+        """Return the digests of all objects that are on disk now, as far as they are known."""
+        with self._table.lock:
+            return list(self._table.ledger)
+
+    def evict_one(self) -> bool:
+        """Remove what was used longest ago; False when nothing can go. Blocks."""
+        with self.space.changes:
+            try:
+                return self.space.evict_one()
+            except OSError as exc:
+                self._degrade(exc, readable=True)
                 return False
 
-    def _has_room(self, need: int) -> bool:
-        """Say whether the file system has *need* bytes and the floor besides."""
-        now = self._clock()
-        if now >= self._room_until:
-            if not self._directory.is_ours():
-                raise FileNotFoundError(errno.ENOENT, "the directory has been removed or replaced")
-            self._room_bytes = self._directory.free_bytes() - self._min_free_bytes()
-            self._room_until = now + ROOM_CHECK_S
-        return need <= self._room_bytes
-
-    def _evict_one(self) -> bool:
-        """Remove what was used longest ago; False when nothing can go."""
-        victim = self._table.take_victim()
-        if victim is None:
-            return False
-        self._evicted += self._remove(victim)
-        self._room_until = float("-inf")
-        return True
-
-    def _remove_object(self, digest: bytes) -> int:
-        """Remove both files of *digest* unless they are in use; return the bytes freed."""
-        victim = self._table.take_object(digest)
-        return self._remove(victim) if victim else 0
-
-    def _remove(self, victim: Victim) -> int:
-        """Take *victim* off the disk and out of the account; return the bytes freed. Raises OSError."""
-        if victim.segment == WHOLE:
-            bytes_path, map_path = paths_in(self._directory.objects, victim.digest)
-            for path in (map_path, bytes_path):
-                with suppress(FileNotFoundError):
-                    path.unlink()
-        else:
-            assert victim.entry is not None
+    def remove(self, digest: bytes) -> int:
+        """Remove one object unless it is in use; return the bytes freed. Blocks."""
+        with self.space.changes:
             try:
-                with self._table.files_of(victim.entry) as files:
-                    files.punch_segment(victim.segment)
-            except (OSError, BadHeader) as exc:
-                if isinstance(exc, OSError) and exc.errno not in (errno.EOPNOTSUPP, errno.ENOENT):
-                    raise
-                with self._table.lock:  # no holes here, or strange files: the space comes back with the whole object
-                    victim.entry.surplus += victim.freed_bytes
+                return self.space.remove_object(digest)
+            except OSError as exc:
+                self._degrade(exc, readable=True)
                 return 0
-        with self._table.lock:
-            self._table.ledger.gone(victim)
-        return victim.freed_bytes
 
-    def _drop(self, entry: Entry, corrupt: list[int]) -> None:
-        """Take blocks that failed their checksum off the disk, so that they are fetched and written anew."""
-        with self._changes:
-            for block in corrupt:
-                if not entry.has(block):
-                    continue
-                self._bad += 1
-                try:
-                    with self._table.files_of(entry) as files:
-                        files.forget_block(block)
-                except OSError as exc:
-                    self._degrade(exc, readable=False)
-                    return
-                with self._table.lock:
-                    self._table.ledger.dropped(entry, block)
+    def drop(self, oid: ObjectId, corrupt: Iterable[int]) -> None:
+        """Take blocks that failed their checksum off the disk, so that they are fetched and written anew. Blocks."""
+        with self.space.changes:
+            entry = self._enter(oid, ())
+            if entry is None:
+                return
+            try:
+                for block in filter(entry.has, corrupt):
+                    self._bad += 1
+                    self.space.drop_block(entry, block)
+            except BadHeader:
+                self.discard(entry.identity.digest)
+            except OSError as exc:
+                self._degrade(exc, readable=False)
+            finally:
+                self._table.end(entry, ())
 
 
 def _files(entry: Entry) -> ObjectFiles:
     """Return the files of a pinned entry, which are open."""
     assert entry.files is not None
     return entry.files
-
-
-def runs(blocks: Iterable[int], limit: int = 1 << 62) -> Iterator[range]:
-    """Yield ascending *blocks* as runs of neighbours, of at most *limit* blocks each."""
-    start = stop = -1
-    for block in blocks:
-        if block == stop and stop - start < limit:
-            stop += 1
-            continue
-        if start >= 0:
-            yield range(start, stop)
-        start, stop = block, block + 1
-    if start >= 0:
-        yield range(start, stop)
