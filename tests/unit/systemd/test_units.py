@@ -1,0 +1,54 @@
+"""The units are what systemd accepts, and never get a mount namespace of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[3] / "systemd"
+SYSTEM = UNITS / "aliasfs-mountd.service"
+USER = UNITS / "user" / "aliasfs-mountd.service"
+
+OWN_NAMESPACE = re.compile(
+    r"^(Private(Tmp|Devices|Mounts|IPC|Users)|Protect(System|Home|Proc|ControlGroups|Kernel\w+)|ProcSubset"
+    r"|(ReadOnly|ReadWrite|Inaccessible|Exec|NoExec|Bind|BindReadOnly)Paths|TemporaryFileSystem|DynamicUser"
+    r"|Root(Directory|Image)|MountFlags|MountImages|LogNamespace)=",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("unit", [SYSTEM, USER], ids=["system", "user"])
+def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
+    """Verified on a copy, for the program in ExecStart need not be installed where the tests run."""
+    copy = tmp_path / unit.name
+    text, replaced = re.subn(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE)
+    assert replaced == 1
+    copy.write_text(text)
+    manager = ["--user"] if unit is USER else []
+    verified = subprocess.run(
+        ["systemd-analyze", *manager, "verify", copy],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", [SYSTEM, USER], ids=["system", "user"])
+def test_the_mount_reaches_the_host(unit: Path) -> None:
+    assert OWN_NAMESPACE.search(unit.read_text()) is None
+
+
+def test_a_user_may_still_use_the_set_uid_fusermount3() -> None:
+    implied_by = re.compile(
+        r"^(NoNewPrivileges|Restrict\w+|LockPersonality|SystemCall\w+|MemoryDenyWriteExecute)=", re.MULTILINE
+    )
+    assert implied_by.search(USER.read_text()) is None
