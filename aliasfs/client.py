@@ -126,15 +126,19 @@ class DaemonClient:
             ) from exc
 
 
-def running_daemons() -> list[wire.DaemonStatus]:
-    """Return the status of every daemon of this user that answers, ordered by mount point."""
+def running_daemons(complain: Callable[[str], None] = lambda sentence: None) -> list[wire.DaemonStatus]:
+    """Return the status of every daemon of this user that answers, ordered by mount point.
+
+    *complain* is told of each that lives and does not answer as it should; the others are not held up by it.
+    """
     found = []
     for socket in _sockets():
         try:
-            with DaemonClient(socket, socket=socket) as daemon:
-                found.append(daemon.status())
-        except DaemonUnreachable:
-            continue  # the socket of a dead daemon; the next one on that point replaces it
+            if pid := wire.listener_pid(socket):  # 0: of a dead daemon; the next one on that point replaces it
+                with DaemonClient(Path(f"pid {pid}"), socket=socket) as daemon:
+                    found.append(daemon.status())
+        except (AliasfsError, OSError) as exc:
+            complain(f"{socket}: {exc}")
     return sorted(found, key=lambda status: status.point)
 
 

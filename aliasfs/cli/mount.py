@@ -127,14 +127,14 @@ def _clear_dead(point: Path) -> None:
 
 
 def _only_mount(config: Path | None) -> Path:
-    """Return the point of the one mount that runs, else what the configuration says."""
+    """Return the point of the one mount of this user, dead or alive, else what the configuration says."""
     from aliasfs import config as configuration
-    from aliasfs.client import running_daemons
+    from aliasfs.mounts import mount_table
 
-    points = [status.point for status in running_daemons()]
+    points = sorted({mount.point for mount in mount_table() if mount.is_ours and mount.owner == os.geteuid()})
     if len(points) > 1:
-        raise MountError(f"several mounts run, so name the one you mean: {', '.join(points)}")
-    return Path(points[0]) if points else configuration.load(config).mount.point
+        raise MountError(f"you have several mounts, so name the one you mean: {', '.join(map(str, points))}")
+    return points[0] if points else configuration.load(config).mount.point
 
 
 def _end_leftover_daemon(point: Path) -> None:

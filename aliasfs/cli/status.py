@@ -33,7 +33,7 @@ def status(
         with DaemonClient(point) as daemon:
             found = [daemon.status()]
     else:
-        found = running_daemons()
+        found = running_daemons(output.note)
     if not found:
         raise DaemonUnreachable(
             "no mount of yours is running; 'aliasfs mount' starts one, 'aliasfs doctor' looks further"

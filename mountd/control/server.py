@@ -41,7 +41,7 @@ async def serve_control(
         config = Config()
         served = os.dup(listener.fileno())  # hypercorn closes it when it ends
         config.bind = [f"fd://{served}"]
-        config.errorlog = log
+        config.errorlog = logging.getLogger("hypercorn.error")
         config.graceful_timeout = _GRACEFUL_S
         async with trio.open_nursery() as nursery:
             await nursery.start(serve, control_app(backend), config)

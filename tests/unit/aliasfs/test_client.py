@@ -107,6 +107,15 @@ def test_running_daemons_leaves_the_dead_out(tmp_path: Path) -> None:
     assert running_daemons() == []
 
 
+def test_a_daemon_in_trouble_does_not_hide_the_others(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    broken = FakeBackend(point=str(tmp_path / "a"), failure=KeyError("x"))
+    with served(broken), served(FakeBackend(point=str(tmp_path / "b"))):
+        assert [Path(status.point).name for status in running_daemons(complaints.append)] == ["b"]
+    assert len(complaints) == 1
+    assert "bug of its own" in complaints[0]
+
+
 def test_reload_tells_those_that_read_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     reader = FakeBackend(point=str(tmp_path / "reader"), config_files=[str(file)])

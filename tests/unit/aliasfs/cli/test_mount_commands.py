@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from support.fake_backend import FakeBackend, served
 from support.runtime import runtime_dir as runtime_dir
 from typer.testing import CliRunner
 
-from aliasfs import errors, wire
+from aliasfs import errors, mounts, wire
 from aliasfs.cli import detach, launch, preflight, status
 from aliasfs.cli.app import build
 from aliasfs.mounts import Mount
@@ -80,22 +82,26 @@ def test_umount_of_a_mount_that_is_not_ours() -> None:
 def test_umount_ends_a_daemon_that_lost_its_mount(tmp_path: Path) -> None:
     backend = FakeBackend(point=str(tmp_path))
     with served(backend):
-        assert "was not mounted any more" in typed("umount")  # the only one, so it needs no name
+        assert "was not mounted any more" in typed("umount", tmp_path)
     assert backend.stopped.is_set()
 
 
-def test_umount_asks_which_of_several(tmp_path: Path) -> None:
-    with (
-        served(FakeBackend(point=str(tmp_path / "a"))),
-        served(FakeBackend(point=str(tmp_path / "b"))),
-        pytest.raises(errors.MountError, match=r"several mounts run.*/a, .*/b"),
+def test_umount_without_a_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the only mount of this user, asks where there are several, and looks into the configuration last."""
+    mine = [Mount(tmp_path / name, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid()) for name in "ab"]
+    theirs = Mount(tmp_path / "c", "fuse.aliasfs", "aliasfs", "0:9", os.geteuid() + 1)
+    for table, sentence in (
+        ([*mine, theirs], r"several mounts, .*/a, .*/b$"),
+        ([mine[0], theirs], "/a; 'aliasfs status'"),
+        ([theirs], "/mnt/aliases; 'aliasfs status'"),
     ):
-        typed("umount")
+        monkeypatch.setattr(mounts, "mount_table", lambda table=table: table)
+        monkeypatch.setattr(mounts, "mount_at", lambda point: None)
+        with pytest.raises(errors.MountError, match=sentence):
+            typed("umount")
 
 
 def test_a_busy_mount_names_its_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     monkeypatch.setattr(detach, "_umount2", lambda point, lazy: errno.EBUSY)
     monkeypatch.setattr(detach, "_fusermount", lambda point, lazy: errno.EBUSY)
     monkeypatch.chdir(tmp_path)
@@ -105,8 +111,6 @@ def test_a_busy_mount_names_its_holders(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_where_the_kernel_refuses_the_daemon_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     monkeypatch.setattr(detach, "_umount2", lambda point, lazy: errno.EPERM)
     monkeypatch.setattr(detach, "_fusermount", lambda point, lazy: errno.EPERM)
     backend = FakeBackend(point=str(tmp_path))
