@@ -8,10 +8,11 @@ bounded in entries, whatever the size of the tree.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
@@ -46,22 +47,38 @@ class Known(NamedTuple):
     expires_at: float
 
 
+@dataclass(eq=False)
+class _Question:
+    """A request that is under way; *known* or *failure* is set when it is *done*, neither when it was given up."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    known: Known | None = None
+    failure: AliasfsError | None = None
+
+
 class Listing:
     """The entries of one directory, growing page by page as readers ask for more.
 
     Pages are pulled by whoever needs them, one at a time, so a slow reader holds back the store and a
-    directory of any size is never asked for faster than it is read.
+    directory of any size is never asked for faster than it is read. *fallback* is an older, complete listing,
+    kept until this one is complete.
     """
 
-    def __init__(self, pages: AsyncIterator[Sequence[ObjectInfo]], expires_at: float) -> None:
-        self.expires_at = expires_at
+    def __init__(
+        self, pages: AsyncIterator[Sequence[ObjectInfo]], ttl_s: float, fallback: Listing | None = None
+    ) -> None:
+        self.listed_at = trio.current_time()
+        self.expires_at = self.listed_at + ttl_s
+        self.fallback = fallback
         self.entries: list[ObjectInfo] = []
         self.by_name: dict[str, ObjectInfo] = {}
         self.complete = False
         self.failure: Exception | None = None
-        self.pulled_at = trio.current_time()
+        self.pages_pulled = 0
+        self.pulled_at = self.listed_at
         self._pages = pages
         self._pulling = trio.Lock()
+        self._request = trio.CancelScope()
 
     async def ensure(self, count: int) -> bool:
         """Wait until *count* entries are here or the end is reached; say whether they are here.
@@ -79,23 +96,34 @@ class Listing:
         if self.failure is not None:
             raise self.failure
         self.failure = StoreUnavailable("the listing was broken off; list the directory again")
+        page: Sequence[ObjectInfo] | None = ()
         try:
-            page = await anext(self._pages)
-        except StopAsyncIteration:
-            self.complete = True
+            with trio.CancelScope() as self._request:
+                page = await anext(self._pages, None)
         except Exception as exc:
             self.failure = exc
             raise
-        else:
-            self.entries += page
-            self.by_name.update((info.name, info) for info in page)
+        if self._request.cancelled_caught:
+            raise self.failure
         self.failure = None
         self.pulled_at = trio.current_time()
+        if page is None:
+            self.complete = True
+            self.fallback = None
+            return
+        self.pages_pulled += 1
+        self.entries += page
+        self.by_name.update((info.name, info) for info in page)
+
+    def is_abandoned(self) -> bool:
+        """Say whether nobody will read this listing to its end."""
+        return not self.complete and trio.current_time() - self.pulled_at > ABANDONED_AFTER_S
 
     async def aclose(self) -> None:
-        """Stop a listing that nobody will read to its end."""
+        """Stop a listing that nobody will read to its end; a request under way is given up."""
         if not self.complete:
             self.failure = StoreUnavailable("the listing was broken off; list the directory again")
+        self._request.cancel()
         close = getattr(self._pages, "aclose", None)
         if close is not None:
             async with self._pulling:
@@ -131,7 +159,8 @@ class Catalog:
         self.ttl_s = ttl_s
         self._known: LRUCache[str, Known] = LRUCache(self._settings.max_entries)
         self._listings: OrderedDict[str, Listing] = OrderedDict()
-        self._asking: dict[str, trio.Event] = {}
+        self._replaced: list[Listing] = []
+        self._asking: dict[str, _Question] = {}
         self._misses: LRUCache[str, int] = LRUCache(MAX_LISTINGS)
         self._hits = self._stats = self._lists = self._served_unreachable = 0
 
@@ -152,37 +181,44 @@ class Catalog:
             if known is not None:
                 self._hits += 1
                 return known
-            asking = self._asking.get(key)
-            if asking is None:
+            asked = self._asking.get(key)
+            if asked is None:
                 return await self._ask(key)
-            await asking.wait()
+            await asked.done.wait()
+            if asked.failure is not None:
+                raise copy.copy(asked.failure) from asked.failure
+            if asked.known is not None:
+                return asked.known
 
     def stat_nowait(self, key: str) -> Known | None:
         """Return what is known of *key* and still valid, or None when the store has to be asked."""
-        now = trio.current_time()
+        known = self._remembered(key)
+        return known if known is not None and trio.current_time() < known.expires_at else None
+
+    def _remembered(self, key: str) -> Known | None:
+        """Return the newest that is known of *key*, however old; None when nothing is."""
         known = self._known.get(key)
-        if known is not None and now < known.expires_at:
-            return known
         parent, _, name = key.rpartition("/")
         listing = self._listings.get(parent) if key else None
-        if listing is None or now >= listing.expires_at:
-            return None
+        if listing is None or (known is not None and known.expires_at - self.ttl_s >= listing.listed_at):
+            return known
         info = listing.by_name.get(name)
         if info is None and not listing.complete:
-            return None
+            return known
         return Known(info, listing.expires_at)
 
     async def _ask(self, key: str) -> Known:
-        self._asking[key] = done = trio.Event()
+        asked = self._asking[key] = _Question()
         try:
-            if await self._listed_instead(key):
-                known = self.stat_nowait(key)
-                if known is not None:
-                    return known
-            return await self._stat_store(key)
+            known = self.stat_nowait(key) if await self._listed_instead(key) else None
+            asked.known = known or await self._stat_store(key)
+            return asked.known
+        except AliasfsError as exc:
+            asked.failure = exc
+            raise
         finally:
             del self._asking[key]
-            done.set()
+            asked.done.set()
 
     async def _stat_store(self, key: str) -> Known:
         asked_at = trio.current_time()
@@ -192,22 +228,13 @@ class Catalog:
         except NotFound:
             info = None
         except (StoreUnavailable, StoreTimeout):
-            info = self._outdated(key)
-            if info is None:
+            outdated = self._remembered(key)
+            if outdated is None or outdated.info is None:
                 raise
             self._served_unreachable += 1
-            return Known(info, trio.current_time() + UNREACHABLE_VALIDITY_S)
+            return Known(outdated.info, trio.current_time() + UNREACHABLE_VALIDITY_S)
         known = self._known[key] = Known(info, asked_at + self.ttl_s)
         return known
-
-    def _outdated(self, key: str) -> ObjectInfo | None:
-        """Return what was last known of *key*, however old."""
-        known = self._known.get(key)
-        if known is not None:
-            return known.info
-        parent, _, name = key.rpartition("/")
-        listing = self._listings.get(parent) if key else None
-        return listing.by_name.get(name) if listing is not None else None
 
     async def _listed_instead(self, key: str) -> bool:
         """List the directory of *key* when enough of its names have been asked for; say whether it was done."""
@@ -219,13 +246,12 @@ class Catalog:
             return False
         try:
             listing = await self.listing(parent)
-            for _ in range(LIST_AHEAD_PAGES):
-                if listing.complete:
-                    return True
+            while not listing.complete and listing.pages_pulled < LIST_AHEAD_PAGES:
                 await listing.ensure(len(listing.entries) + 1)
         except AliasfsError as exc:
             log.debug("listing %r of %s ahead of lookups: %s", parent, self._store.target, exc)
-        return False
+            return False
+        return listing.complete
 
     async def listing(self, key: str) -> Listing:
         """Return the listing of the directory *key*: a valid one that is here or on its way, or a new one.
@@ -233,46 +259,48 @@ class Catalog:
         A new one has its first page, so that NotFound and NotADirectory come from here. While the store is
         unreachable an outdated complete listing is returned.
         """
-        now = trio.current_time()
-        old = self._listings.get(key)
-        if old is not None and old.failure is None and now < old.expires_at:
-            self._listings.move_to_end(key)
-            await old.ensure(1)
-            return old
-        listing = self._listings[key] = Listing(aiter(self._store.list(key)), now + self.ttl_s)
+        listing = self._listings.get(key)
+        if listing is None or listing.failure is not None or trio.current_time() >= listing.expires_at:
+            listing = self._list_anew(key, listing)
         self._listings.move_to_end(key)
-        self._lists += 1
         try:
             await listing.ensure(1)
         except AliasfsError as exc:
-            self._take_back(key, listing, old)
-            if old is None or not old.complete or not isinstance(exc, StoreUnavailable | StoreTimeout):
+            old = listing.fallback
+            if self._listings.get(key) is listing:
+                del self._listings[key]
+                if old is not None:
+                    self._listings[key] = old
+            if old is None or not isinstance(exc, StoreUnavailable | StoreTimeout):
                 raise
             self._served_unreachable += 1
             return old
         await self._trim()
         return listing
 
-    def _take_back(self, key: str, listing: Listing, old: Listing | None) -> None:
-        """Put the *old* listing, if there was one, back in the place of one that failed at its first page."""
-        if self._listings.get(key) is listing:
-            del self._listings[key]
-            if old is not None and old.complete:
-                self._listings[key] = old
+    def _list_anew(self, key: str, old: Listing | None) -> Listing:
+        """Begin a listing in the place of *old*, which those who read it may read on."""
+        fallback = old if old is None or old.complete else old.fallback
+        if old is not None and not old.complete:
+            self._replaced.append(old)
+        self._lists += 1
+        listing = self._listings[key] = Listing(aiter(self._store.list(key)), self.ttl_s, fallback)
+        return listing
 
     async def _trim(self) -> None:
         """Drop the least recently used listings over the limits, and close those that nobody reads."""
-        now = trio.current_time()
+        done = [listing for listing in self._replaced if listing.complete or listing.failure or listing.is_abandoned()]
+        self._replaced = [listing for listing in self._replaced if listing not in done]
         entries = sum(len(listing.entries) for listing in self._listings.values())
         for key, listing in list(self._listings.items())[:-1]:
-            abandoned = not listing.complete and now - listing.pulled_at > ABANDONED_AFTER_S
             over = entries > self._settings.max_entries or len(self._listings) > MAX_LISTINGS
-            if not (abandoned or listing.failure or (over and listing.complete)):
-                continue
-            if self._listings.pop(key, None) is listing:
+            if listing.is_abandoned() or listing.failure or (over and listing.complete):
+                del self._listings[key]
                 entries -= len(listing.entries)
-                if not listing.complete:
-                    await listing.aclose()
+                done.append(listing)
+        for listing in done:
+            if not listing.complete:
+                await listing.aclose()
 
     def set_ttl(self, ttl_s: float) -> None:
         """Trust answers for *ttl_s* seconds from now on; what is known under the old rule is asked again."""
@@ -290,7 +318,9 @@ class Catalog:
 
     async def aclose(self) -> None:
         """End listings under way."""
-        while self._listings:
-            _, listing = self._listings.popitem()
+        closing = [*self._replaced, *self._listings.values()]
+        self._replaced.clear()
+        self._listings.clear()
+        for listing in closing:
             if not listing.complete:
                 await listing.aclose()
