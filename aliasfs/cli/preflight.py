@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -51,9 +52,17 @@ def check_fuse_device(device: Path = FUSE_DEVICE) -> None:
 
 
 def check_fusermount() -> None:
-    """Raise MountError where fusermount3, which mounts for ordinary users and unmounts, is missing."""
+    """Raise MountError where fusermount3, which mounts and unmounts for ordinary users, is missing or refuses."""
     if shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing: run 'sudo apt install fuse3'")
+    uid = os.geteuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        # Usual in containers started with --user; fusermount3 3.14 then says "could not determine username".
+        raise MountError(
+            f"uid {uid} has no name in /etc/passwd, which fusermount3 asks for: run 'sudo useradd -u {uid} me'"
+        ) from None
 
 
 def check_allow_other(conf: Path = FUSE_CONF) -> None:

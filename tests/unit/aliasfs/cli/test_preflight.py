@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_a_fuse_device_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytes
 def test_no_fusermount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MountError, match="apt install fuse3"):
+        check_fusermount()
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+    with pytest.raises(MountError, match="uid 4000000000 has no name in /etc/passwd"):
         check_fusermount()
 
 
