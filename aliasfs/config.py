@@ -9,6 +9,7 @@ No message holds the value of an option, and no value that pydantic saw is repea
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,11 +20,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from aliasfs import yamlfile
-from aliasfs.errors import ConfigError
+from aliasfs.errors import AccessDenied, ConfigError
 from aliasfs.registry import ALIAS_NAME, LOCAL_TTL_S, REMOTE_TTL_S, Alias, Engine, Mode, Registry, Tier
 from aliasfs.units import Share, expand, parse_mode, parse_share, parse_size
 from aliasfs.urls import canonical
 from aliasfs.yamlfile import Document, OctalInt
+
+log = logging.getLogger(__name__)
 
 SYSTEM_FILE = Path("/etc/aliasfs/config.yaml")
 CONFIG_VARIABLE = "ALIASFS_CONFIG"
@@ -147,7 +150,8 @@ def load(
     """Return the configuration in force; blocks on the disk.
 
     *config_file* is what `--config` gave, *cli_aliases* what each `--alias` gave (`NAME=URL`). Raises
-    ConfigError whose message holds every problem found, one per line.
+    ConfigError whose message holds every problem found, one per line; AccessDenied for a file that this
+    user may not read, save the system's, which is then left out with a warning.
     """
     return _Loader(environ).load(find_files(config_file, environ), cli_aliases, {})
 
@@ -220,6 +224,12 @@ class _Loader:
                 )
             except ConfigError as exc:
                 self._problems.append(str(exc))
+                continue
+            except AccessDenied as exc:
+                # An administrator may keep the system's aliases, with their secrets, from ordinary users.
+                if tier is not Tier.SYSTEM:
+                    raise
+                log.warning("%s; it is left out", exc)
                 continue
             self._take_document(document, tier)
         self._take_environment()

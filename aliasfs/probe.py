@@ -15,6 +15,7 @@ from aliasfs.errors import AccessDenied, AliasfsError, NotADirectory, NotFound, 
 from aliasfs.extents import Extent
 from aliasfs.registry import Alias
 from aliasfs.store.base import Kind, ObjectId, ObjectInfo, Store
+from aliasfs.urls import parse_object_url
 
 DEADLINE_S = 20.0  # longer than a cold TLS and token handshake, shorter than a person's patience
 _REPORT_EVERY_S = 0.25
@@ -81,7 +82,7 @@ async def probe(store: Store, alias: Alias) -> ProbeResult:
         root = await store.stat("")
         started = trio.current_time()
         await store.stat("")
-        round_trip_ms = (trio.current_time() - started) * 1000
+        round_trip_ms = round((trio.current_time() - started) * 1000, 3)
         entries = [root] if root.kind is Kind.FILE else await _first_page(store)
         await _read_one_byte(store, entries)
     except AliasfsError as exc:
@@ -101,7 +102,7 @@ def describe_credentials(alias: Alias) -> str:
         return f"profile {options['profile']}"
     if given := sorted(_KEYS & options.keys()):
         return f"from options: {', '.join(given)}"
-    return "default chain"
+    return "default chain" if parse_object_url(alias.url) else "none given"
 
 
 async def _open_and_probe(alias: Alias, open_store: Callable[[Alias], Store], deadline_s: float) -> ProbeResult:

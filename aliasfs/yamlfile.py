@@ -26,7 +26,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.scalarint import OctalInt
 
 from aliasfs import yamlsplice
-from aliasfs.errors import ConfigError
+from aliasfs.errors import AccessDenied, ConfigError
 from aliasfs.yamlsplice import KeyPath
 
 __all__ = ["Document", "OctalInt", "edit", "parse", "read"]
@@ -59,7 +59,7 @@ def read(path: Path, *, missing_ok: bool = False) -> Document:
     """Return the parsed content of *path*, empty when it is absent and *missing_ok*; blocks on the disk.
 
     Raises ConfigError with file, line and column when it cannot be read or is not one YAML mapping
-    without duplicate keys.
+    without duplicate keys, AccessDenied when this user may not read it.
     """
     try:
         return parse(path, path.read_bytes().decode("utf-8-sig"))
@@ -71,6 +71,8 @@ def read(path: Path, *, missing_ok: bool = False) -> Document:
         ) from None
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: byte {exc.start} is not UTF-8; save the file as UTF-8") from None
+    except PermissionError:
+        raise AccessDenied(f"{path}: this user may not read it; run this as its owner, or with sudo") from None
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
 

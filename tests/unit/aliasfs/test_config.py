@@ -7,7 +7,7 @@ import pytest
 
 from aliasfs import config
 from aliasfs.config import Config, MountSettings
-from aliasfs.errors import ConfigError
+from aliasfs.errors import AccessDenied, ConfigError
 from aliasfs.registry import Engine, Mode, Tier
 from aliasfs.units import Share
 
@@ -125,6 +125,34 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         config.load(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="there is no such file"):
         config.load(environ={config.CONFIG_VARIABLE: str(tmp_path / "absent.yaml")})
+
+
+def unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let *path* be somebody else's; root, whom nothing stops, may run these tests."""
+    read_bytes = Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+
+def test_a_system_file_that_is_private_is_left_out(
+    home: dict[str, str], write: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unreadable(write("aliases: {S: /s}", "etc/config.yaml"), monkeypatch)
+    write("aliases: {U: /u}", "home/.config/aliasfs/config.yaml")
+    assert [*config.load(environ=home).registry] == ["U"]
+    assert "this user may not read it" in caplog.text
+
+
+def test_a_named_file_that_is_private_is_an_error(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("aliases: {S: /s}")
+    unreadable(path, monkeypatch)
+    with pytest.raises(AccessDenied, match="this user may not read it; run this as its owner, or with sudo"):
+        config.load(path)
 
 
 def test_xdg_directories_are_honoured(home: dict[str, str], write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ async def test_options_that_open_nothing_are_told(store: MemoryStore) -> None:
     [
         ("/x", {}, "none needed"),
         ("s3://b", {}, "default chain"),
+        ("https://host/x", {}, "none given"),
         ("s3://b", {"anon": True}, "anonymous"),
         ("s3://b", {"profile": "work"}, "profile work"),
         ("s3://b", {"key": "hunter2", "secret": "hunter2"}, "from options: key, secret"),

@@ -306,3 +306,11 @@ def test_every_command_explains_itself_with_an_example(run: Run, command: str) -
     assert f"aliasfs alias {command}" in ran.out
     assert "Examples" in ran.out
     assert "--config" in ran.out
+
+
+def test_the_shell_completes_alias_names(user_file: Path) -> None:
+    words = f"aliasfs alias show --config {user_file} L"
+    environ = {**os.environ, "_ALIASFS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "5"}
+    program = "import sys; sys.argv = ['aliasfs']; from aliasfs.cli import main; main()"
+    ran = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout.split(), ran.stderr) == (["LAKE"], "")
