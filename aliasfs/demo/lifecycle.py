@@ -41,7 +41,7 @@ mount: {{point: {point}}}
 _ENDPOINT = re.compile(r'(?<=endpoint_url: ")http://127\.0\.0\.1:\d+(?=")')
 
 TOUR = """\
-The sample data is mounted on {point}:
+The sample data is mounted on {point}{already}:
   SAMPLES     from {samples}
   SAMPLES_S3  the same through S3, {endpoint} (a server of its own, which ends with the mount)
 
@@ -86,7 +86,7 @@ def mount_demo(wanted: Path | None, state: Path) -> None:
     latest = _latest(state)
     if latest and mount_at(Path(latest.point)):
         _check_running(latest, wanted)
-        _say(latest, state)
+        _say(latest, state, already=" already")
         return
     point = canonical_point(wanted or default_point())
     _make_point(point)
@@ -178,6 +178,6 @@ def _commands() -> Path:
     return Path(sys.executable).parent
 
 
-def _say(demo: Demo, state: Path) -> None:
+def _say(demo: Demo, state: Path, already: str = "") -> None:
     facts = {"samples": state / "samples", "config": state / "config.yaml", "commands": _commands()}
-    sys.stdout.write(TOUR.format(point=demo.point, endpoint=demo.endpoint, **facts))
+    sys.stdout.write(TOUR.format(point=demo.point, already=already, endpoint=demo.endpoint, **facts))
