@@ -117,7 +117,8 @@ def _refuse_credentials(text: str) -> None:
         user, at, _ = head.rpartition("@")
         holds_user = bool(at) and (":" in user or (scheme not in _AZURE_WITH_HOST and not _takes_user(scheme)))
         # A secret key may itself hold a slash, which then ends the head before its '@'.
-        cut_user = _SYNONYMS.get(scheme, scheme) in _OBJECT_FORMS and ":" in head and not head.startswith("arn:")
+        is_object = _SYNONYMS.get(scheme, scheme) in _OBJECT_FORMS
+        cut_user = is_object and not at and ":" in head and not head.startswith("arn:")
         if holds_user or cut_user or _SECRET_PARAMETER.search(link):
             raise ConfigError(
                 f"the {f'{scheme}:// ' if scheme else ''}URL carries a credential; take it out and give it in options, "

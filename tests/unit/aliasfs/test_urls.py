@@ -32,6 +32,7 @@ SECRET = "hunter2"
         ("az://container/p/", "az://container/p"),
         ("abfs://container/p", "abfs://container/p"),
         ("abfss://c@acc.dfs.core.windows.net/p", "abfss://c@acc.dfs.core.windows.net/p"),
+        ("abfs://c@localhost:10000/p", "abfs://c@localhost:10000/p"),
         ("azfs://account/container/p", "azfs://account/container/p"),
         ("gcs://bucket/p", "gs://bucket/p"),
         ("HTTPS://Host/Path/", "https://Host/Path"),
