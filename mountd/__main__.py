@@ -42,7 +42,33 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--foreground", action="store_true")
     serve.add_argument("--ready-fd", type=int, metavar="N", help="write one JSON line there when the mount answers")
     serve.set_defaults(run=_serve)
+    cache = commands.add_parser("cache", help="work on a cache directory that no daemon has")
+    cache.add_argument("command", choices=("status", "evict", "verify"))
+    cache.add_argument("--dir", type=Path, required=True)
+    cache.add_argument("--to-bytes", type=int, default=0, help="evict: leave at most so many bytes (default: none)")
+    cache.add_argument("--json", action="store_true", help="the only form of output; progress comes as lines, too")
+    cache.set_defaults(run=_cache)
     return parser
+
+
+def _cache(given: argparse.Namespace) -> int:
+    from mountd import offline
+
+    try:
+        if given.command == "status":
+            offline.status(given.dir)
+        elif given.command == "evict":
+            offline.evict(given.dir, given.to_bytes)
+        else:
+            offline.verify(given.dir)
+    except AliasfsError as exc:
+        return _fail(exc)
+    return 0
+
+
+def _fail(error: AliasfsError) -> int:
+    print(f"mountd: {error}", file=sys.stderr)  # noqa: T201
+    return exit_code(error)
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -66,8 +92,7 @@ def _serve(given: argparse.Namespace) -> int:
         if error is None:
             raise
         starter.failed(str(error), exit_code(error))
-        print(f"mountd: {error}", file=sys.stderr)  # noqa: T201
-        return exit_code(error)
+        return _fail(error)
     return 0
 
 

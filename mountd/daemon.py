@@ -11,15 +11,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyfuse3
 import trio
-from aliasfs.store.guard import GuardedStore
 
 from aliasfs import __version__
 from aliasfs.config import Config
-from aliasfs.errors import AliasfsError
+from aliasfs.errors import AliasfsError, NotSupported
+from aliasfs.store.guard import GuardedStore
 from aliasfs.wire import (
     AliasStatus,
     CacheStatus,
@@ -31,7 +32,9 @@ from aliasfs.wire import (
     VerifyProgress,
     VerifyReport,
 )
+from mountd import upkeep
 from mountd.blocks import BlockCache
+from mountd.disk import CacheDisk
 from mountd.metrics import metrics_text
 from mountd.ops import Ops
 from mountd.settings import ServeOptions
@@ -48,40 +51,40 @@ CONFIG_POLL_S = 1.0
 """How often the configuration files are looked at: an edit by hand is taken up about as fast as one by command."""
 
 
+@dataclass(eq=False)
 class Daemon:
     """The mount at *point*; implements `mountd.control.Backend`."""
 
-    def __init__(
-        self, point: Path, options: ServeOptions, config: Config, vfs: Vfs, ops: Ops, cache: BlockCache
-    ) -> None:
-        self._point = point
-        self._options = options
-        self._config = config
-        self._vfs = vfs
-        self._ops = ops
-        self._cache = cache
-        self._started_at = time.time()
-        self._samples: collections.deque[tuple[float, int, int]] = collections.deque(maxlen=SAMPLES)
-        self._reloading = trio.Lock()
+    point: Path
+    options: ServeOptions
+    config: Config
+    vfs: Vfs
+    ops: Ops
+    cache: BlockCache
+    _started_at: float = field(default_factory=time.time, init=False)
+    _samples: collections.deque[tuple[float, int, int]] = field(
+        default_factory=lambda: collections.deque(maxlen=SAMPLES), init=False
+    )
+    _reloading: trio.Lock = field(default_factory=trio.Lock, init=False)
 
     # facts
 
     def status(self) -> DaemonStatus:
         """Return all facts of the mount."""
         return DaemonStatus(
-            point=str(self._point),
+            point=str(self.point),
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
             uptime_s=time.time() - self._started_at,
-            foreground=self._options.foreground,
-            config_files=[str(path) for path in self._config.files],
-            aliases=[_alias_status(volume) for volume in self._vfs.volumes.values()],
+            foreground=self.options.foreground,
+            config_files=[str(path) for path in self.config.files],
+            aliases=[_alias_status(volume) for volume in self.vfs.volumes.values()],
             cache=self.cache_status(),
             kernel=KernelStatus(
-                requests=dict(self._ops.requests),
-                errors=dict(self._ops.errors),
-                open_inodes=self._vfs.statistics().inodes,
+                requests=dict(self.ops.requests),
+                errors=dict(self.ops.errors),
+                open_inodes=self.vfs.statistics().inodes,
                 rates=self._rates(),
             ),
         )
@@ -99,7 +102,10 @@ class Daemon:
 
     def cache_status(self) -> CacheStatus:
         """Return the facts of the disk cache."""
-        return self._cache.status()
+        if self.cache.disk is None:
+            return CacheStatus()
+        facts = self.cache.statistics()
+        return upkeep.status(self.cache.disk, hits=facts.hits, misses=facts.misses, bytes_fetched=facts.bytes_fetched)
 
     def metrics_text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -113,12 +119,12 @@ class Daemon:
         Raises ConfigError, and then nothing has changed.
         """
         async with self._reloading:
-            config = await trio.to_thread.run_sync(self._options.load)
-            old, self._config = self._config, config
-            said = _sentences(old, config)
-            for name in await self._vfs.refresh(config.registry):
+            config = await trio.to_thread.run_sync(self.options.load)
+            for name in await self.vfs.refresh(config.registry):
                 # From a thread of pyfuse3's own: the kernel may hold a lock that an unanswered request waits for.
                 pyfuse3.invalidate_entry_async(pyfuse3.ROOT_INODE, name.encode(), ignore_enoent=True)
+            said = _sentences(self.config, config)
+            self.config = config
         for sentence in said:
             log.info("%s", sentence)
         return said
@@ -129,27 +135,36 @@ class Daemon:
 
     async def cache_evict(self, request: EvictRequest) -> EvictReport:
         """Give cached bytes back as *request* says."""
-        return await self._cache.evict(request.to_bytes)
+        return await trio.to_thread.run_sync(upkeep.evict_report, self._disk(), request.to_bytes)
 
     async def cache_verify(self, report: Callable[[VerifyProgress], None]) -> VerifyReport:
-        """Check every cached block and drop the bad ones."""
-        return await self._cache.verify(report)
+        """Check every cached block and drop the bad ones; ends early when the asker goes away."""
+
+        def report_from_thread(progress: VerifyProgress) -> None:
+            trio.from_thread.run_sync(report, progress)
+
+        return await trio.to_thread.run_sync(upkeep.verify_report, self._disk(), report_from_thread)
+
+    def _disk(self) -> CacheDisk:
+        if self.cache.disk is None:
+            raise NotSupported("there is no disk cache on this mount: cache.enabled is off")
+        return self.cache.disk
 
     # movers
 
     async def sample(self) -> None:
         """Take the samples that rates are made of, for ever."""
         while True:
-            requests = sum(self._ops.requests.values())
-            self._samples.append((trio.current_time(), requests, self._vfs.statistics().bytes_read))
+            requests = sum(self.ops.requests.values())
+            self._samples.append((trio.current_time(), requests, self.vfs.statistics().bytes_read))
             await trio.sleep(SAMPLE_S)
 
     async def watch_config(self) -> None:
         """Reload when a configuration file changes, for ever; a file that does not load is said and left."""
-        seen = _fingerprint(self._config)
+        seen = _fingerprint(self.config)
         while True:
             await trio.sleep(CONFIG_POLL_S)
-            now = _fingerprint(self._config)
+            now = _fingerprint(self.config)
             if now != seen:
                 seen = now
                 await self.reload_or_say()
@@ -204,7 +219,7 @@ def _alias_status(volume: Volume) -> AliasStatus:
             "requests": health.requests,
             "errors": health.errors,
             "bytes_read": health.bytes_read,
-            "mean_ms": health.mean_ms,
-            "last_error": health.last_error,
+            "mean_ms": health.mean_latency_ms,
+            "last_error": health.last_error if health.consecutive_failures else "",
         }
     )

@@ -38,7 +38,6 @@ def replies(handler: Handler[P, T]) -> Handler[P, T]:
     """Wrap a handler so that whatever it raises becomes an errno, counted and, unless expected, logged."""
     name = handler.__name__
 
-    @functools.wraps(handler)
     async def wrapped(self: Ops, *args: P.args, **kwargs: P.kwargs) -> T:
         self.requests[name] += 1
         try:
@@ -55,6 +54,7 @@ def replies(handler: Handler[P, T]) -> Handler[P, T]:
             log.exception("%s%r: a bug in aliasfs; the request was answered with EIO", name, args[:1])
             raise FUSEError(errno.EIO) from exc
 
+    functools.update_wrapper(wrapped, handler)
     return wrapped
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pyfuse3
 import trio
-from aliasfs.store.guard import GuardedStore
 
 from aliasfs.config import CacheSettings, Config
 from aliasfs.errors import MountError
 from aliasfs.mounts import canonical_point
 from aliasfs.registry import Alias
 from aliasfs.store import open_store
+from aliasfs.store.aio import AsyncioBridge
 from aliasfs.store.base import Content
+from aliasfs.store.guard import GuardConfig, GuardedStore
 from aliasfs.wire import make_runtime_dir, socket_path
 from mountd.blocks import BlockCache, BlockCacheSettings
 from mountd.catalog import Catalog, CatalogSettings
@@ -30,7 +31,7 @@ from mountd.inodes import ROOT_INODE
 from mountd.kernel import mount_options, raise_limits
 from mountd.notify import Starter
 from mountd.ops import Ops
-from mountd.readahead import ReadAhead
+from mountd.readahead import ReadAhead, ReadAheadPolicy, ReadAheadSettings
 from mountd.settings import ServeOptions, vfs_settings
 from mountd.vfs import Vfs
 from mountd.volumes import Volume
@@ -53,7 +54,9 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         fetching = await stack.enter_async_context(trio.open_nursery())
         stack.callback(fetching.cancel_scope.cancel)
         await fetching.start(cache.run)
-        vfs = Vfs(_volume_opener(config, cache), vfs_settings(config.mount))
+        bridge = AsyncioBridge()
+        stack.push_async_callback(bridge.aclose)
+        vfs = Vfs(_volume_opener(config, cache, bridge), vfs_settings(config.mount))
         stack.push_async_callback(vfs.aclose)
         await vfs.refresh(config.registry)
         ops = Ops(vfs)
@@ -92,20 +95,23 @@ def _min_free_bytes(settings: CacheSettings) -> int:
 
 
 def _cache_settings(config: Config) -> BlockCacheSettings:
-    defaults = BlockCacheSettings()
-    total_bytes = max(config.daemon.read_memory, 2 * defaults.part_bytes)
-    return BlockCacheSettings(memory_bytes=total_bytes * 2 // 3, total_bytes=total_bytes)
+    return BlockCacheSettings(memory_bytes=_memory_bytes(config) * 2 // 3, total_bytes=_memory_bytes(config))
 
 
-def _volume_opener(config: Config, cache: BlockCache) -> Callable[[Alias], Volume]:
+def _memory_bytes(config: Config) -> int:
+    """Return what reads may take of memory, enough for two of the longest requests at least."""
+    return max(config.daemon.read_memory, 2 * BlockCacheSettings().part_bytes)
+
+
+def _volume_opener(config: Config, cache: BlockCache, bridge: AsyncioBridge) -> Callable[[Alias], Volume]:
     """Return how an alias becomes a volume: guarded store, names by catalog, bytes by cache unless they are local."""
+    guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s)
+    policy = ReadAheadPolicy(ReadAheadSettings(ahead_bytes=_memory_bytes(config) * 2 // 3))
 
     def open_volume(alias: Alias) -> Volume:
-        store = GuardedStore(
-            open_store(alias, request_timeout_s=config.daemon.request_timeout_s),
-            deadline_s=config.daemon.request_timeout_s,
-        )
-        content: Content = store if alias.is_local else ReadAhead(cache.wrap(store))
+        inner = open_store(alias, request_timeout_s=guard.request_timeout_s, bridge=bridge)
+        store = GuardedStore(inner, alias.name, guard)
+        content: Content = store if alias.is_local else ReadAhead(cache.wrap(store), policy)
         catalog = Catalog(store, alias.ttl_s, CatalogSettings(list_ahead=not alias.is_local))
         return Volume(alias, store, content, catalog)
 
