@@ -69,7 +69,9 @@ def progress(description: str, *, is_bytes: bool = False) -> Iterator[Callable[[
 
     amount = DownloadColumn() if is_bytes else MofNCompleteColumn()
     console = Console(stderr=True)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True
+    )
     task = bar.add_task(description, total=None)
     started = time.monotonic()
     is_shown = False
