@@ -3,7 +3,7 @@
 Relies on nothing but its own dicts; all methods are synchronous, so each is atomic under trio. Invariants:
 
 - on object stores a number stands for one *version* (volume, key, etag, size), so a page the kernel keeps
-  under a number can never be stale; on local volumes it stands for one file (device, inode number);
+  under a number can never be stale; on local volumes it stands for one file (device, inode number, kind);
 - an inode leaves the table when the kernel has forgotten it (its lookup count is 0), never earlier;
 - numbers are never used twice in the life of a table.
 """
@@ -77,6 +77,12 @@ class InodeTable(Generic[V]):
             inode.stale = False
         return inode
 
+    def expire(self, volume: V) -> None:
+        """Trust no longer what is known of the inodes of *volume*."""
+        for inode in self._by_number.values():
+            if inode.volume is volume:
+                inode.expires_at = 0.0
+
     def count_lookup(self, inode: Inode[V]) -> None:
         """Note that the kernel has been told of *inode* once more."""
         inode.lookups += 1
@@ -102,7 +108,7 @@ def _identity(volume: object, info: ObjectInfo) -> Hashable:
     if not info.key:
         return volume
     if info.local is not None:
-        return (volume, info.local.device, info.local.inode)
+        return (volume, info.local.device, info.local.inode, info.kind)
     if info.kind is Kind.FILE:
         return (volume, info.key, info.etag, info.size)
     return (volume, info.key, info.kind)

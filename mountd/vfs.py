@@ -81,7 +81,7 @@ class Vfs:
         self._registry = Registry()
         self._volumes: dict[str, Volume] = {}
         self._inodes: InodeTable[Volume] = InodeTable(directory_info(""))
-        self._snapshots: LRUCache[int, Listing | tuple[str, ...]] = LRUCache(MAX_SNAPSHOTS)
+        self._snapshots: LRUCache[tuple[int, int], Listing | tuple[str, ...]] = LRUCache(MAX_SNAPSHOTS)
         self._generations = itertools.count(1)
         self._bytes_read = 0
 
@@ -95,14 +95,25 @@ class Vfs:
         return VfsStatistics(len(self._inodes), self._bytes_read)
 
     async def refresh(self, registry: Registry) -> list[str]:
-        """Mount what *registry* says; return the names in the root that the kernel must be told to drop."""
+        """Mount what *registry* says; return the names in the root that the kernel must be told to drop.
+
+        Raises ConfigError when an alias cannot be opened, and then nothing has changed.
+        """
         changes = self._registry.changes_to(registry)
-        opened = {name: self._open_volume(registry[name]) for name in changes.added | changes.retargeted}
+        opened: dict[str, Volume] = {}
+        try:
+            for name in changes.added | changes.retargeted:
+                opened[name] = self._open_volume(registry[name])
+        except AliasfsError:
+            for volume in opened.values():
+                await volume.aclose()
+            raise
         closing = [self._volumes[name] for name in changes.removed | changes.retargeted]
         self._registry = registry
         for name in changes.adjusted:
             self._volumes[name].alias = registry[name]
             self._volumes[name].catalog.set_ttl(registry[name].ttl_s)
+            self._inodes.expire(self._volumes[name])
         volumes = self._volumes | opened
         self._volumes = {name: volumes[name] for name in registry}
         for volume in closing:
@@ -211,23 +222,23 @@ class Vfs:
         """
         inode = self._inodes.get(handle)
         generation, index = cookie >> 32, cookie & 0xFFFF_FFFF
-        snapshot = self._snapshots.get(generation) if cookie else None
+        snapshot = self._snapshots.get((handle, generation)) if cookie else None
         if inode.volume is None:
             names = snapshot if isinstance(snapshot, tuple) else tuple(self._volumes)
-            return self._root_entries(names, self._snapshot(names, generation), index)
+            return self._root_entries(names, self._snapshot(handle, names, generation), index)
         _must_be_served(inode.volume)
         if isinstance(snapshot, Listing):
             listing = snapshot
         else:
             listing = await inode.volume.catalog.listing(inode.info.key)
         await listing.ensure(index + 1)
-        return self._entries(inode.volume, listing, self._snapshot(listing, generation), index)
+        return self._entries(inode.volume, listing, self._snapshot(handle, listing, generation), index)
 
-    def _snapshot(self, snapshot: Listing | tuple[str, ...], generation: int) -> int:
-        """Keep *snapshot* for the next call of readdir; return the number it is kept under."""
-        if self._snapshots.get(generation) is not snapshot:
+    def _snapshot(self, handle: HandleNo, snapshot: Listing | tuple[str, ...], generation: int) -> int:
+        """Keep *snapshot* for the next call of readdir on *handle* alone; return the number it is kept under."""
+        if self._snapshots.get((handle, generation)) is not snapshot:
             generation = next(self._generations) & 0x3FFF_FFFF
-            self._snapshots[generation] = snapshot
+            self._snapshots[handle, generation] = snapshot
         return generation
 
     def _entries(self, volume: Volume, listing: Listing, generation: int, index: int) -> Iterator[DirEntry]:
@@ -293,7 +304,7 @@ class Vfs:
             return await self._read(volume, inode, offset, size)
         except AliasfsError as exc:
             _must_be_served(volume)
-            if not isinstance(exc, StaleObject | NotFound):
+            if not isinstance(exc, StaleObject | NotFound | IsADirectory):
                 raise
             volume.catalog.forget(inode.info.key)
             if inode.info.local is not None:
@@ -365,7 +376,7 @@ def _must_be_served(volume: Volume) -> None:
 
 
 def _same_file(old: ObjectInfo, new: ObjectInfo) -> bool:
-    if old.local is None or new.local is None:
+    if old.local is None or new.local is None or old.kind is not new.kind:
         return False
     return (old.local.device, old.local.inode) == (new.local.device, new.local.inode)
 

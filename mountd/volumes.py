@@ -92,5 +92,7 @@ def attr_of(number: InodeNo, info: ObjectInfo, expires_at: float, volume: Volume
         return Attr(number, stat.S_IFREG | settings.file_mode, info.size, info.mtime_ns, uid, gid, FOREVER_S)
     if volume.alias.is_local:
         return Attr(number, stat.S_IFDIR | 0o500, 0, volume.attached_ns, uid, gid, 0.0)
+    if info.kind is Kind.SYMLINK:
+        return Attr(number, stat.S_IFLNK | 0o777, info.size, info.mtime_ns, uid, gid, volume.alias.ttl_s)
     mode = stat.S_IFDIR | settings.dir_mode
     return Attr(number, mode, 0, info.mtime_ns or volume.attached_ns, uid, gid, volume.alias.ttl_s)
