@@ -38,7 +38,7 @@ def replies(handler: Handler[P, T]) -> Handler[P, T]:
     """Wrap a handler so that whatever it raises becomes an errno, counted and, unless expected, logged."""
     name = handler.__name__
 
-    async def wrapped(self: Ops, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapped(self: Ops, /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.requests[name] += 1
         try:
             return await handler(self, *args, **kwargs)
