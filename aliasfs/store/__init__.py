@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -40,22 +41,27 @@ def open_store(
         from aliasfs.store.local import LocalStore
 
         return LocalStore(alias.url)
-    from aliasfs.store.aio import AsyncioBridge
-
-    shared = bridge or AsyncioBridge()
     url = parse_object_url(alias.url)
-    if url is None:
-        raise ConfigError(f"alias {alias.name}: nothing opens {alias.url}")
-    return _object_store(alias, url, request_timeout_s, shared, owns_bridge=bridge is None)
+    if url is not None and url.scheme in _OBJECT_STORES:
+        target, bucket = _OBJECT_STORES[url.scheme](alias, url, request_timeout_s)
+        return _on_bridge(alias, target, url.prefix, bucket, bridge)
+    if alias.engine is Engine.OBSTORE:
+        raise ConfigError(f"alias {alias.name}: engine obstore cannot open {alias.url}; write engine: auto")
+    if alias.url.startswith(("http://", "https://")) and "::" not in alias.url:
+        from aliasfs.store.http import HttpBucket
+
+        return _on_bridge(alias, alias.url, "", HttpBucket(alias.url, alias.options, request_timeout_s), bridge)
+    from aliasfs.store.fsspec import FsspecStore
+
+    return FsspecStore(alias.url, alias.options)
 
 
-def _object_store(
-    alias: Alias, url: ObjectUrl, request_timeout_s: float, bridge: AsyncioBridge, *, owns_bridge: bool
-) -> Store:
+def _on_bridge(alias: Alias, target: str, prefix: str, bucket: Bucket, bridge: AsyncioBridge | None) -> Store:
+    from aliasfs.store.aio import AsyncioBridge
     from aliasfs.store.object import ObjectStore, Place
 
-    target, bucket = (_s3 if url.scheme == "s3" else _azure)(alias, url, request_timeout_s)
-    return ObjectStore(Place(alias.url, target, url.prefix), bucket, bridge, owns_bridge=owns_bridge)
+    place = Place(alias.url, target, prefix)
+    return ObjectStore(place, bucket, bridge or AsyncioBridge(), owns_bridge=bridge is None)
 
 
 def _takes_obstore(alias: Alias, unknown: list[str]) -> bool:
@@ -113,6 +119,15 @@ def _azure(alias: Alias, url: ObjectUrl, request_timeout_s: float) -> tuple[str,
 
     bucket = AzureBucket(open_sdk, place)
     return target, ObstoreBucket(bucket, open_obstore, place, marks_directories=True)
+
+
+_OBJECT_STORES: dict[str, Callable[[Alias, ObjectUrl, float], tuple[str, Bucket]]] = {
+    "s3": _s3,
+    "az": _azure,
+    "abfs": _azure,
+    "abfss": _azure,
+    "azfs": _azure,
+}
 
 
 def _with_endpoint(url: str, endpoint: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ from aliasfs.registry import Alias, Engine
 from aliasfs.store import open_store
 from aliasfs.store.base import Store
 from aliasfs.store.memory import MemoryStore
+from support.http_server import web_server
 from support.processes import AZURITE_ACCOUNT, AZURITE_KEY
 
 _numbers = itertools.count(1)
@@ -168,6 +172,99 @@ class AdlfsPlace(AzurePlace):
     engine = Engine.FSSPEC
 
 
+class FsspecMemoryPlace(Place):
+    """fsspec's own memory file system, which has real directories."""
+
+    flat = False
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        import fsspec
+
+        self.fs: Any = fsspec.filesystem("memory")
+        self.root = f"/place-{next(_numbers)}"
+        self.fs.mkdir(self.root)
+        self.store = open_store(Alias("A", f"memory:/{self.root}"))
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        for key, body in objects.items():
+            self.fs.pipe_file(f"{self.root}/{key}", body)
+
+    def remove(self, key: str) -> None:
+        self.fs.rm(f"{self.root}/{key}")
+
+    def missing(self) -> Store:
+        return open_store(Alias("A", "memory://no-such-place-here"))
+
+
+class ZipPlace(Place):
+    """A zip archive in a bucket; each change writes the archive anew."""
+
+    flat = False
+    secrets = ("s3-secret-of-the-test",)
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.endpoint: str = request.getfixturevalue("s3_endpoint")
+        self.client: Any = request.getfixturevalue("s3_client")
+        self.bucket = f"bucket-{next(_numbers)}"
+        self.client.create_bucket(Bucket=self.bucket)
+        self.objects: dict[str, bytes] = {}
+        self.put({})
+        self.store = self.open(f"zip://::s3://{self.bucket}/archive.zip")
+
+    def open(self, url: str) -> Store:
+        s3 = {"key": "test", "secret": self.secrets[0], "endpoint_url": self.endpoint}
+        return open_store(Alias("A", url, options={"s3": s3}))
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        self.objects.update(objects)
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, body in self.objects.items():
+                archive.writestr(key, body)
+        self.client.put_object(Bucket=self.bucket, Key="archive.zip", Body=content.getvalue())
+
+    def remove(self, key: str) -> None:
+        del self.objects[key]
+        self.put({})
+
+    def missing(self) -> Store:
+        return self.open("zip://::s3://no-such-bucket-here/archive.zip")
+
+
+class HttpPlace(Place):
+    """A folder behind a web server with index pages; *etags* says whether it names versions by strong etags."""
+
+    flat = False
+    etags = True
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.root: Path = request.getfixturevalue("tmp_path") / "www"
+        self.root.mkdir()
+        server = web_server(self.root, etags=self.etags)
+        self.endpoint = server.__enter__()
+        request.addfinalizer(lambda: server.__exit__(None, None, None))
+        self.store = open_store(Alias("A", self.endpoint))
+        self.writes = 0
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        for key, body in objects.items():
+            path = self.root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+            self.writes += 1
+            os.utime(path, (1_700_000_000 + self.writes, 1_700_000_000 + self.writes))
+
+    def remove(self, key: str) -> None:
+        (self.root / key).unlink()
+
+    def missing(self) -> Store:
+        return open_store(Alias("A", f"{self.endpoint}/no-such-folder"))
+
+
+class HttpWithoutEtagsPlace(HttpPlace):
+    etags = False
+
+
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "memory": MemoryPlace,
     "local": LocalPlace,
@@ -175,4 +272,8 @@ PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "s3-s3fs": S3fsPlace,
     "azure-obstore": AzurePlace,
     "azure-adlfs": AdlfsPlace,
+    "fsspec-memory": FsspecMemoryPlace,
+    "zip-over-s3": ZipPlace,
+    "http-etags": HttpPlace,
+    "http-dates": HttpWithoutEtagsPlace,
 }
