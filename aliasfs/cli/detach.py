@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aliasfs.cli.holders import Holder, holders
 from aliasfs.client import DaemonClient
-from aliasfs.errors import DaemonUnreachable, MountError
+from aliasfs.errors import MountError
 from aliasfs.mounts import Mount, mount_at
 from aliasfs.wire import listener_pid, socket_path
 
@@ -48,14 +48,14 @@ def unmount_forced(mount: Mount, waiting: Callable[[float], None]) -> None:
     """Detach *mount* whoever uses it, and end its daemon, with SIGKILL where it hangs."""
     pid = daemon_pid(mount.point)
     detach(mount, lazy=True)
-    if pid:
-        with contextlib.suppress(DaemonUnreachable), DaemonClient(mount.point) as daemon:
-            daemon.stop()
-        try:
-            wait_gone(mount, pid, waiting, within_s=_FORCE_WITHIN_S)
-        except MountError:
-            os.kill(pid, signal.SIGKILL)
-            wait_gone(mount, pid, waiting)
+    if not pid:
+        return
+    _send(signal.SIGTERM, pid)
+    try:
+        wait_gone(mount, pid, waiting, within_s=_FORCE_WITHIN_S)
+    except MountError:
+        _send(signal.SIGKILL, pid)
+        wait_gone(mount, pid, waiting)
 
 
 def detach(mount: Mount, *, lazy: bool) -> None:
@@ -119,7 +119,7 @@ def daemon_pid(point: Path) -> int:
 def wait_gone(mount: Mount, pid: int, waiting: Callable[[float], None], *, within_s: float = GONE_WITHIN_S) -> None:
     """Wait until *mount* and the process *pid* are gone; raise MountError after *within_s* seconds."""
     started = time.monotonic()
-    while (is_mounted := mount_at(mount.point) == mount) or _is_running(pid):
+    while (is_mounted := mount_at(mount.point) == mount) or is_running(pid):
         waited = time.monotonic() - started
         if waited > within_s:
             what = f"{mount.point} is still mounted" if is_mounted else f"the daemon (pid {pid}) has not ended"
@@ -130,7 +130,12 @@ def wait_gone(mount: Mount, pid: int, waiting: Callable[[float], None], *, withi
         time.sleep(_POLL_S)
 
 
-def _is_running(pid: int) -> bool:
+def _send(number: signal.Signals, pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def is_running(pid: int) -> bool:
     """Say whether *pid* is a process that has not ended; one that waits for its parent (a zombie) has."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

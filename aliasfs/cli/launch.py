@@ -139,7 +139,7 @@ def _served_pid(process: subprocess.Popen[bytes], line: bytes, log: Path, log_st
         ) from None
     if not readiness.ready:
         _end(process)
-        raise error_of(readiness.error, readiness.exit)
+        raise error_of(readiness.error + _libfuse_reason(log, log_start), readiness.exit)
     return readiness.pid
 
 
@@ -163,8 +163,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
+def _libfuse_reason(log: Path, start: int) -> str:
+    """Return what libfuse and fusermount3 had to say, in brackets; they print their reasons and return none."""
+    reasons = [line for line in _lines(log, start) if line.startswith(("fusermount3: ", "fuse: "))]
+    return f" ({reasons[-1]})" if reasons else ""
+
+
 def _tail(log: Path, start: int) -> str:
+    return "\n".join(_lines(log, start)[-_TAIL_LINES:]) or "(it is empty)"
+
+
+def _lines(log: Path, start: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-_TAIL_LINES:]) or "(it is empty)"
+        return file.read().decode(errors="replace").splitlines()

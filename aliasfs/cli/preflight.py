@@ -114,8 +114,8 @@ def pulse(mount: Mount) -> Pulse:
         )
     except subprocess.TimeoutExpired:
         return Pulse.HANGING
-    # ENOTCONN: the connection of the kernel to a daemon that is gone.
-    return Pulse.DEAD if b"not connected" in asked.stderr else Pulse.ALIVE
+    # ENOTCONN, or ECONNABORTED while the kernel finds out: the daemon at the other end is gone.
+    return Pulse.DEAD if re.search(rb"not connected|connection abort", asked.stderr) else Pulse.ALIVE
 
 
 def _why_taken(mount: Mount) -> str:

@@ -59,6 +59,15 @@ def test_one_that_dies_is_explained_by_the_end_of_its_log(tmp_path: Path) -> Non
     assert str(raised.value).count("\n") == 10
 
 
+def test_the_reason_that_fusermount3_prints_is_part_of_it(tmp_path: Path) -> None:
+    with pytest.raises(errors.MountError, match=r"^cannot mount \(fusermount3: no such user\)$"):
+        run(
+            tmp_path,
+            "print('fusermount3: no such user', flush=True)\n"
+            'os.write(fd, b\'{"error": "cannot mount", "exit": 69}\\n\')',
+        )
+
+
 def test_one_that_dies_in_silence(tmp_path: Path) -> None:
     with pytest.raises(errors.MountError, match="it is empty"):
         run(tmp_path, "sys.exit(1)")
