@@ -14,7 +14,7 @@ import pyfuse3
 import trio
 
 from aliasfs.config import CacheSettings, Config
-from aliasfs.errors import MountError
+from aliasfs.errors import ConfigError, MountError
 from aliasfs.mounts import canonical_point
 from aliasfs.registry import Alias
 from aliasfs.store import open_store
@@ -56,7 +56,7 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         await fetching.start(cache.run)
         bridge = AsyncioBridge()
         stack.push_async_callback(bridge.aclose)
-        vfs = Vfs(_volume_opener(config, cache, bridge), vfs_settings(config.mount))
+        vfs = Vfs(_volume_opener(config, point, cache, bridge), vfs_settings(config.mount))
         stack.push_async_callback(vfs.aclose)
         await vfs.refresh(config.registry)
         ops = Ops(vfs)
@@ -103,7 +103,7 @@ def _memory_bytes(config: Config) -> int:
     return max(config.daemon.read_memory, 2 * BlockCacheSettings().part_bytes)
 
 
-def _volume_opener(config: Config, cache: BlockCache, bridge: AsyncioBridge) -> Callable[[Alias], Volume]:
+def _volume_opener(config: Config, point: Path, cache: BlockCache, bridge: AsyncioBridge) -> Callable[[Alias], Volume]:
     """Return how an alias becomes a volume: guarded store, names by catalog, bytes by cache unless they are local."""
     guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s)
     policy = ReadAheadPolicy(ReadAheadSettings(ahead_bytes=_memory_bytes(config) * 2 // 3))
@@ -113,9 +113,22 @@ def _volume_opener(config: Config, cache: BlockCache, bridge: AsyncioBridge) -> 
         store = GuardedStore(inner, alias.name, guard)
         content: Content = store if alias.is_local else ReadAhead(cache.wrap(store), policy)
         catalog = Catalog(store, alias.ttl_s, CatalogSettings(list_ahead=not alias.is_local))
-        return Volume(alias, store, content, catalog)
+        return Volume(alias, store, content, catalog, hidden_key=_mount_within(alias, point))
 
     return open_volume
+
+
+def _mount_within(alias: Alias, point: Path) -> str | None:
+    """Return the key at which the mount itself lies in a local *alias*; ConfigError when the alias lies in the mount."""
+    if not alias.is_local:
+        return None
+    root = Path(alias.url)
+    if root == point or point in root.parents:
+        raise ConfigError(
+            f"alias {alias.name}: {root} lies inside the mount {point}, so reading it would wait for itself; "
+            "point it to where the data really is"
+        )
+    return str(point.relative_to(root)) if root in point.parents else None
 
 
 def _mount(ops: Ops, point: Path, *, allow_other: bool) -> None:

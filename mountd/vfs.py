@@ -38,7 +38,7 @@ from aliasfs.errors import (
 from aliasfs.extents import Extent
 from aliasfs.registry import Alias, Registry
 from aliasfs.store.base import Kind, ObjectId, ObjectInfo, directory_info
-from mountd.catalog import Listing
+from mountd.catalog import Known, Listing
 from mountd.inodes import Inode, InodeNo, InodeTable
 from mountd.volumes import FOREVER, Attr, Entry, VfsSettings, Volume, attr_of
 
@@ -48,6 +48,8 @@ HandleNo = NewType("HandleNo", int)
 NAME_MAX = 255
 MAX_SNAPSHOTS = 256
 """Directory listings kept for readers between two calls of readdir."""
+
+NOTHING = Known(None, 0.0)
 
 LOCAL_REREADS = 3
 """Attempts to read a local file that is being written to while we look."""
@@ -161,7 +163,8 @@ class Vfs:
             raise InvalidName(f"{name!r} cannot be the name of a file")
         if not volume.alias.is_local and not _is_unicode(name):
             raise NotFound("the keys of an object store are UTF-8; this name is not")
-        known = await volume.catalog.stat(f"{directory.key}/{name}" if directory.key else name)
+        key = f"{directory.key}/{name}" if directory.key else name
+        known = await volume.catalog.stat(key) if key != volume.hidden_key else NOTHING
         if known.info is None:
             raise NotFound(f"{volume.alias.name}/{directory.key}: no entry {name!r}")
         return self._inodes.intern(volume, known.info, known.expires_at), _remaining_s(known.expires_at)
@@ -244,6 +247,8 @@ class Vfs:
     def _entries(self, volume: Volume, listing: Listing, generation: int, index: int) -> Iterator[DirEntry]:
         valid_s = _remaining_s(listing.expires_at)
         for cookie, info in enumerate(itertools.islice(listing.entries, index, None), (generation << 32) + index + 1):
+            if info.key == volume.hidden_key:
+                continue
             inode = self._inodes.intern(volume, info, listing.expires_at)
             yield DirEntry(os.fsencode(info.name), inode, valid_s, cookie)
 

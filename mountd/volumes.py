@@ -27,13 +27,20 @@ TYPE_BITS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK
 
 
 class Volume:
-    """One alias as it is mounted now: its store, what is known of it, and the way to its bytes."""
+    """One alias as it is mounted now: its store, what is known of it, and the way to its bytes.
 
-    def __init__(self, alias: Alias, store: Store, content: Content, catalog: Catalog) -> None:
+    *hidden_key* is where the mount itself lies within a local alias, which must not be entered: each request
+    would wait for another one.
+    """
+
+    def __init__(
+        self, alias: Alias, store: Store, content: Content, catalog: Catalog, *, hidden_key: str | None = None
+    ) -> None:
         self.alias = alias
         self.store = store
         self.content = content
         self.catalog = catalog
+        self.hidden_key = hidden_key
         self.root_info = directory_info("")
         self.attached_ns = time.time_ns()
         self.retired = False
