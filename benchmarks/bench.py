@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks import report, steps, systems
 from benchmarks.bucket import Layout
-from benchmarks.mounts import BenchError, Mount, drop_page_cache, emptied
+from benchmarks.mounts import BenchError, Mount, drop_page_cache, emptied, touch_memory
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DOCUMENT = _ROOT / "docs" / "BENCHMARKS.md"
@@ -70,6 +70,7 @@ class Run:
         for step, command, expected in steps.limit_commands(self._layout, self._port, self._scratch / "ext4")[group]:
             if step == "sequential from disk cache":
                 drop_page_cache()
+            touch_memory(steps.TOUCHED_COPIES * expected)
             self._rig.reset()
             result = json.loads(_output(command))
             problem = "" if result["bytes"] == expected else f"wrong: got {result['bytes']} of {expected}"

@@ -9,6 +9,7 @@ all access to child processes with a time limit; a mount that hangs is aborted t
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import re
 import shutil
@@ -85,7 +86,8 @@ class Mount:
         raise BenchError(f"not mounted: {self._log_end()}")
 
     def _log_end(self) -> str:
-        return self._log.read_text(errors="replace")[-300:].strip().replace("\n", " / ") or "no reason given"
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "no reason given"
 
     def run(self, command: Sequence[str], limit_s: float) -> str:
         """Return what *command* prints; aborts the mount and raises BenchError when it fails or hangs."""
@@ -194,3 +196,14 @@ def drop_page_cache() -> None:
         Path("/proc/sys/vm/drop_caches").write_text("3")
     except OSError as problem:
         raise BenchError(f"the page cache cannot be dropped: {problem.strerror}") from problem
+
+
+def touch_memory(amount_bytes: int) -> None:
+    """Touch and free *amount_bytes*, so that the kernel has pages at hand that are really there.
+
+    A virtual machine that reports its free pages gives them back to the host; the first touch of such a
+    page then costs up to 5 s per GiB (measured 2026-11-20), which would fall on whoever reads first.
+    """
+    if amount_bytes:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        mmap.mmap(-1, amount_bytes, flags=flags).close()
