@@ -148,7 +148,8 @@ class Registry(Mapping[str, Alias]):
         adjusted = {
             name
             for name in both - retargeted
-            if (self._aliases[name].mode, self._aliases[name].ttl_s) != (new._aliases[name].mode, new._aliases[name].ttl_s)
+            if (self._aliases[name].mode, self._aliases[name].ttl_s)
+            != (new._aliases[name].mode, new._aliases[name].ttl_s)
         }
         return Changes(
             added=frozenset(new._aliases.keys() - self._aliases.keys()),
