@@ -165,11 +165,11 @@ def _facts(found: CacheStatus, point: Path | None) -> dict[str, str]:
         "state": f"{found.state}: {found.reason}" if found.reason else found.state,
         "used by": f"the mount {point}" if point else "no mount",
         "used": f"{human_bytes(found.used_bytes)} in {found.objects} objects",
-        "budget": human_bytes(found.budget_bytes),
-        "disk": f"{human_bytes(found.free_bytes)} free, {human_bytes(found.min_free_bytes)} are kept free",
+        "disk": f"{human_bytes(found.free_bytes)} free",
     }
     if point:
         facts |= {
+            "budget": f"{human_bytes(found.budget_bytes)}, leaving {human_bytes(found.min_free_bytes)} of the disk free",
             "hits": f"{found.hits} of {asked}" + (f" ({found.hits / asked:.0%})" if asked else ""),
             "from disk": human_bytes(found.bytes_from_disk),
             "fetched": human_bytes(found.bytes_fetched),

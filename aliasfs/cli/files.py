@@ -130,27 +130,21 @@ def cat(
     ] = None,
 ) -> None:
     """Write the bytes of one file to the standard output, without a mount."""
+    from aliasfs.cli import output
+
     place = parse_location(location)
     alias = _registry(config)[place.alias]
-    out = sys.stdout.buffer
-
-    def write(piece: Buffer) -> None:
-        try:
-            out.write(piece)
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise OutOfSpace(f"cannot write to the standard output: {exc.strerror}") from exc
 
     async def run(store: Store) -> None:
         info = await _followed(store, alias, place.key)
         if _is_directory(info):
             raise IsADirectory(f"{location} is a directory; 'aliasfs ls {location}' lists it")
         wanted = Extent(offset, info.size if length is None else offset + length).clip(info.size)
-        await copy_ranges(store, info, wanted, write)
-        out.flush()
+        with output.progress(f"reading {location}", is_bytes=True) as report:
+            await copy_ranges(store, info, wanted, _StandardOutput(wanted.length, report).write)
 
     _with_store(alias, run)
+    sys.stdout.buffer.flush()
 
 
 def stat(location: LocationArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -168,6 +162,28 @@ def stat(location: LocationArgument, config: ConfigOption = None, as_json: JsonO
         output.print_json(facts)
     else:
         output.print_facts({name: str(value) for name, value in facts.items()})
+
+
+class _StandardOutput:
+    """Where `cat` writes to; reports how far it is, unless that would be drawn between the bytes."""
+
+    def __init__(self, total_bytes: int, report: Callable[[int, int], None]) -> None:
+        self._out = sys.stdout.buffer
+        self._total_bytes = total_bytes
+        self._written_bytes = 0
+        self._report = report if not self._out.isatty() else None
+
+    def write(self, piece: Buffer) -> None:
+        """Write all of *piece*; blocks. Raises OutOfSpace where the bytes do not fit, BrokenPipeError."""
+        try:
+            self._out.write(piece)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise OutOfSpace(f"cannot write to the standard output: {exc.strerror}") from exc
+        self._written_bytes += memoryview(piece).nbytes
+        if self._report is not None:
+            self._report(self._written_bytes, self._total_bytes)
 
 
 async def copy_ranges(store: Store, info: ObjectInfo, wanted: Extent, write: Callable[[Buffer], object]) -> None:

@@ -102,11 +102,16 @@ def launch(command: DaemonCommand, log: Path, waiting: Callable[[float], None]) 
             start_new_session=True,
             pass_fds=[ready_for_daemon],
         )
+    finally:
         os.close(ready_for_daemon)
+        os.close(output)
+    try:
         line = _read_line(ready, waiting)
+    except KeyboardInterrupt:
+        _end(process)
+        raise
     finally:
         os.close(ready)
-        os.close(output)
     if line is None:
         _end(process)
         raise MountError(f"the daemon was not ready within {READY_WITHIN_S:.0f} s and was ended; its log is {log}")

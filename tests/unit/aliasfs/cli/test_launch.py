@@ -81,6 +81,19 @@ def test_one_that_is_never_ready_is_ended(tmp_path: Path, monkeypatch: pytest.Mo
     assert not Path("/proc", pid).exists()
 
 
+def test_an_interrupt_ends_what_was_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+
+    def interrupt(waited_s: float) -> None:
+        if pid_file.exists() and pid_file.read_text():
+            raise KeyboardInterrupt
+
+    script = f"open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(ScriptedDaemon(tmp_path, script=script), tmp_path / "log", interrupt)
+    assert not Path("/proc", pid_file.read_text()).exists()
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(errors.MountError, match="cannot write the daemon's log"):
         launch.launch(ScriptedDaemon(tmp_path), tmp_path / "no" / "log", lambda waited_s: None)
