@@ -169,7 +169,7 @@ def _facts(found: CacheStatus, point: Path | None) -> dict[str, str]:
     }
     if point:
         facts |= {
-            "budget": f"{human_bytes(found.budget_bytes)}, leaving {human_bytes(found.min_free_bytes)} of the disk free",
+            "budget": f"{human_bytes(found.budget_bytes)}; {human_bytes(found.min_free_bytes)} of the disk stay free",
             "hits": f"{found.hits} of {asked}" + (f" ({found.hits / asked:.0%})" if asked else ""),
             "from disk": human_bytes(found.bytes_from_disk),
             "fetched": human_bytes(found.bytes_fetched),

@@ -1,7 +1,7 @@
 """Listens on the control socket of one mount and keeps it for as long as the daemon runs.
 
-Invariants: the socket has mode 0600 before the first connection; the socket file of a dead daemon is
-replaced, that of a living one never; the file is removed at the end only if it is still ours.
+Invariants: the socket has mode 0600 before the first connection; the socket files of dead daemons are
+removed, those of living ones never; ours is removed at the end only if it is still ours.
 """
 
 from __future__ import annotations
@@ -69,12 +69,14 @@ def _listening(path: Path) -> Iterator[stdlib_socket.socket]:
 
 
 def _claim(path: Path) -> stdlib_socket.socket:
-    """Bind *path*, taking the place of a dead daemon's socket; one starting daemon at a time does this."""
+    """Bind *path*, after the sockets of dead daemons have been swept; one starting daemon at a time does this."""
     with (path.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if holder := _living(path):
             raise MountError(f"already mounted by {holder}; 'aliasfs status' shows it, 'aliasfs umount' ends it")
-        path.unlink(missing_ok=True)
+        for socket in path.parent.glob(f"*{path.suffix}"):
+            if not _living(socket):
+                socket.unlink(missing_ok=True)
         listener = stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
         try:
             # Nobody can connect between bind and listen, so the mode is right before the first connection.

@@ -130,11 +130,24 @@ async def test_the_socket_is_private_and_goes_with_the_daemon(path: Path, backen
     assert mode_of(path) is None
 
 
-async def test_a_dead_daemons_socket_is_replaced(path: Path, backend: FakeBackend) -> None:
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
+async def test_dead_daemons_sockets_are_swept(path: Path, backend: FakeBackend) -> None:
+    other = path.with_name("other.sock")
+    for name in (path, other):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(name))
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, backend, path)
+        assert mode_of(other) is None
+        assert mode_of(path) == 0o600
+        nursery.cancel_scope.cancel()
+
+
+async def test_another_daemons_socket_stays(path: Path, backend: FakeBackend) -> None:
+    other = path.with_name("other.sock")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, backend, other)
+        await nursery.start(serve_control, backend, path)
+        assert mode_of(other) == 0o600
         nursery.cancel_scope.cancel()
 
 
