@@ -56,10 +56,10 @@ async def running(path: Path) -> AsyncIterator[BlockCache]:
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
         while disk.statistics().state == "scanning":
-            await trio.sleep(0.001)
+            await trio.lowlevel.checkpoint()
         yield cache
         while cache.held_bytes:
-            await trio.sleep(0.001)
+            await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     disk.close()
 
@@ -98,7 +98,7 @@ async def large_file(path: Path) -> None:
         print(f"    {source.requests} requests; state {cache.statistics().state}")
         with measured("    and until all of it is on disk", 0, ""):
             while cache.held_bytes:
-                await trio.sleep(0.001)
+                await trio.lowlevel.checkpoint()
     for step in (MIB, 128 * 1024):
         async with running(path) as cache:
             with measured(f"1 GiB from disk, page cache warm, {step >> 10} KiB reads", SIZE / 1e6, "MB/s"):

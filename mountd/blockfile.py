@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_64_intdigest, xxh32_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest, xxh32_intdigest
 
 from aliasfs.store.base import ObjectId
 
@@ -49,6 +49,11 @@ _MAGIC = b"AFSMAP"
 _GROUP_BYTES = SEGMENT_BLOCKS * _RECORD.size  # the records of a segment: 1 KiB, within one page
 _HEADER_LIMIT_BYTES = 1 << 20
 _U64 = (1 << 64) - 1
+
+_HASH_STEP_BYTES = BLOCK_BYTES // 2
+"""xxhash lets go of the interpreter lock for longer inputs, and getting it back from a busy thread takes up to 5 ms,
+where the hash of a block takes 0.01 ms (measured with xxhash 4.1, 2026-11-20)."""
+
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -118,7 +123,9 @@ class Identity:
 
     def pack_record(self, block: int, piece: memoryview) -> bytes:
         """Return the record that vouches for *piece* as the bytes of *block*."""
-        digest = xxh3_64_intdigest(piece, seed=(self.seed + block) & _U64)
+        state = xxh3_64(piece[:_HASH_STEP_BYTES], seed=(self.seed + block) & _U64)
+        state.update(piece[_HASH_STEP_BYTES:])
+        digest = state.intdigest()
         check = xxh32_intdigest(struct.pack("<QI", digest, len(piece)), seed=block & 0xFFFFFFFF)
         return _RECORD.pack(digest, len(piece), check)
 

@@ -154,6 +154,11 @@ class BlockCache:
             if disk.degraded:
                 await trio.to_thread.run_sync(disk.recover, limiter=self._behind.limiter)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory that are still to be written to disk."""
+        return self._memory.held_bytes
+
     def statistics(self) -> BlockCacheStatistics:
         """Return what the cache holds and did so far."""
         disk = self.disk.statistics() if self.disk is not None else None
@@ -199,10 +204,9 @@ class BlockCache:
 
     def cached_bytes(self, oid: ObjectId) -> int:
         """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
-        if self.disk is None:
-            return sum(_extent(oid, range(b, b + 1)).length for b in self._memory.blocks_of(oid))
-        on_disk = self.disk.cached_bytes(oid)
-        extra = self.disk.lacking(oid, self._memory.blocks_of(oid))
+        on_disk = self.disk.cached_bytes(oid) if self.disk else 0
+        in_memory = list(self._memory.blocks_of(oid))
+        extra = self.disk.lacking(oid, in_memory) if self.disk else in_memory
         return on_disk + sum(_extent(oid, range(b, b + 1)).length for b in extra)
 
     # Reading
@@ -213,7 +217,7 @@ class BlockCache:
         parts = [self._memory.find(oid, block) for block in blocks]
         if all(parts):
             self._hits += len(blocks)
-            return _join([part for part in parts if part], extent)
+            return self._answer([part for part in parts if part], extent)
         if any(parts) or self.disk is None:
             return None
         content = self.disk.read_nowait(oid, blocks)
@@ -246,7 +250,19 @@ class BlockCache:
         for block, flight in self._flights_for(source, oid, [b for b in blocks if b not in found]):
             await flight.done.wait()
             found[block] = flight.result()
-        return _join([found[b] for b in blocks], extent)
+        return self._answer([found[b] for b in blocks], extent)
+
+    def _answer(self, parts: Sequence[Part], extent: Extent) -> memoryview:
+        """Return *extent* from the part of each of its blocks: a slice where they are one part, else a copy."""
+        pieces = []
+        position = extent.start
+        for part in parts:
+            if position < min(part.extent.stop, extent.stop):
+                stop = min(part.extent.stop, extent.stop)
+                pieces.append(part.cut(Extent(position, stop)))
+                self._memory.was_read(part, stop)
+                position = stop
+        return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     async def _from_disk(self, oid: ObjectId, blocks: range, extent: Extent) -> dict[int, Part]:
         """Return the parts that the disk has for those of *blocks* that are neither in memory nor on their way."""
@@ -268,11 +284,11 @@ class BlockCache:
     def prefetch_nowait(self, source: Content, oid: ObjectId, extent: Extent) -> int:
         """Start fetching what is missing of *extent*; return the offset up to which all is there or on its way.
 
-        Less than `extent.stop` when the budget is used up (counted), or when the disk has to be asked first.
+        Less than `extent.stop` when the budget is used up (counted), and no more than `extent.start` when the disk
+        would have to be asked first what it has of *oid*: the next read of it does that.
         """
         blocks = extent.clip(oid.size).blocks(BLOCK_BYTES)
         if self.disk is not None and self.disk.may_hold(oid):
-            self._spawn(self._prefetch_later, source, oid, extent)
             return extent.start
         flights = self._flights.get(oid, {})
         absent = [b for b in blocks if b not in flights and self._memory.find(oid, b) is None]
@@ -285,12 +301,6 @@ class BlockCache:
                 return max(extent.start, run.start * BLOCK_BYTES)
             self._start(source, oid, run, reserved=True)
         return extent.stop
-
-    async def _prefetch_later(self, source: Content, oid: ObjectId, extent: Extent) -> None:
-        assert self.disk is not None
-        await trio.to_thread.run_sync(self.disk.load, oid, limiter=self._readers)
-        if not self.disk.may_hold(oid):
-            self.prefetch_nowait(source, oid, extent)
 
     async def _will_need(self, oid: ObjectId, blocks: range) -> None:
         assert self.disk is not None
@@ -389,16 +399,3 @@ class CachedContent:
 def _extent(oid: ObjectId, blocks: range) -> Extent:
     """Return the bytes of a run of blocks of *oid*."""
     return Extent(blocks.start * BLOCK_BYTES, blocks.stop * BLOCK_BYTES).clip(oid.size)
-
-
-def _join(parts: list[Part], extent: Extent) -> memoryview:
-    """Return the bytes of *extent* from the part of each of its blocks: a slice when they are one, else a copy."""
-    pieces = []
-    position = extent.start
-    for part in parts:
-        if position >= part.extent.stop or position >= extent.stop:
-            continue
-        stop = min(part.extent.stop, extent.stop)
-        pieces.append(part.cut(Extent(position, stop)))
-        position = stop
-    return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))

@@ -29,6 +29,7 @@ class Part:
     extent: Extent
     content: memoryview
     held: bool = False
+    read_to_end: bool = False
 
     def cut(self, extent: Extent) -> memoryview:
         """Return the bytes of *extent*, which lies within this part, without copying."""
@@ -44,7 +45,7 @@ class _Waiter:
 
 
 class MemoryTier:
-    """Parts in memory, least recently used first, and the room for more."""
+    """Parts in memory, in the order in which they go, and the room for more."""
 
     def __init__(self, kept_limit_bytes: int, total_limit_bytes: int, demand_bytes: int) -> None:
         """Keep at most *kept_limit_bytes*; in all *total_limit_bytes*, *demand_bytes* of it never for prefetches."""
@@ -57,12 +58,18 @@ class MemoryTier:
         self.kept_bytes = self.held_bytes = self.reserved_bytes = 0
 
     def find(self, oid: ObjectId, block: int) -> Part | None:
-        """Return the part that has *block* of *oid*, as the last used."""
+        """Return the part that has *block* of *oid*."""
         blocks = self._blocks.get(oid)
-        part = blocks.get(block) if blocks else None
-        if part is not None and not part.held:
-            self._order.move_to_end(part)
-        return part
+        return blocks.get(block) if blocks else None
+
+    def was_read(self, part: Part, stop: int) -> None:
+        """Note that *part* was read up to the offset *stop*: one that was read to its end is the next to go.
+
+        Its reader will not come back for it, and the kernel has it; what was fetched ahead is still to be read.
+        """
+        part.read_to_end = part.read_to_end or stop >= part.extent.stop
+        if part in self._order:
+            self._order.move_to_end(part, last=not part.read_to_end)
 
     def blocks_of(self, oid: ObjectId) -> Iterator[int]:
         """Iterate over the blocks of *oid* that are in memory."""
@@ -140,6 +147,7 @@ class MemoryTier:
     def _keep(self, part: Part) -> None:
         self.kept_bytes += len(part.content)
         self._order[part] = None
+        self._order.move_to_end(part, last=not part.read_to_end)
         self._trim()
 
     def _trim(self) -> None:
@@ -148,9 +156,9 @@ class MemoryTier:
         while self.kept_bytes > limit:
             part, _ = self._order.popitem(last=False)
             self.kept_bytes -= len(part.content)
-            blocks = self._blocks[part.oid]
+            blocks = self._blocks.get(part.oid, {})  # a newer part of the same blocks may have left before this one
             for block in part.extent.blocks(BLOCK_BYTES):
                 if blocks.get(block) is part:
                     del blocks[block]
             if not blocks:
-                del self._blocks[part.oid]
+                self._blocks.pop(part.oid, None)

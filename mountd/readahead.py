@@ -73,6 +73,10 @@ class ReadAheadPolicy:
         self._objects: OrderedDict[ObjectId, list[_Stream]] = OrderedDict()
         self._reads = 0
 
+    def __len__(self) -> int:
+        """Return how many object versions are remembered."""
+        return len(self._objects)
+
     def observe(self, oid: ObjectId, extent: Extent) -> Extent | None:
         """Note that *extent* is being read; return what to fetch besides, None for nothing."""
         self._reads += 1

@@ -6,6 +6,7 @@ over is settled in the end, also when the disk hangs (`give_up`) or the daemon s
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
 import trio
@@ -13,6 +14,8 @@ import trio
 from mountd.blockfile import BLOCK_BYTES
 from mountd.disk import CacheDisk
 from mountd.memory import MemoryTier, Part
+
+log = logging.getLogger(__name__)
 
 
 class WriteBehind:
@@ -54,5 +57,7 @@ class WriteBehind:
         first = part.extent.start // BLOCK_BYTES
         try:
             await trio.to_thread.run_sync(disk.write, part.oid, first, part.content, limiter=self.limiter)
+        except Exception:
+            log.exception("a bug in aliasfs: %s was not cached", part.oid.key)
         finally:
             self._memory.settle(part)
