@@ -108,7 +108,7 @@ def _azure(alias: Alias, url: ObjectUrl, request_timeout_s: float) -> tuple[str,
     account = AzureAccount.of(url, alias.options)
     target = _with_endpoint(alias.url, account.endpoint)
     if not _takes_obstore(alias, sorted(set(alias.options) - UNDERSTOOD)):
-        return target, AzureBucket(lambda: open_adlfs(alias.options, account.name, container), place)
+        return target, AzureBucket(lambda: open_adlfs(alias.options, account.name, container), place, request_timeout_s)
 
     async def open_sdk() -> AzureClient:
         return account.open_sdk(container, request_timeout_s)
@@ -117,7 +117,7 @@ def _azure(alias: Alias, url: ObjectUrl, request_timeout_s: float) -> tuple[str,
         token_credential = (await bucket.client()).token_credential
         return account.open_obstore(container, token_credential, request_timeout_s)
 
-    bucket = AzureBucket(open_sdk, place)
+    bucket = AzureBucket(open_sdk, place, request_timeout_s)
     return target, ObstoreBucket(bucket, open_obstore, place, marks_directories=True)
 
 

@@ -15,16 +15,17 @@ from xml.etree import ElementTree
 from aliasfs.errors import AliasfsError, ConfigError, CorruptObject, StoreError
 from aliasfs.store import failures
 from aliasfs.store.base import Etag
-from aliasfs.store.bucket import RawObject, RawPage, RawRange
+from aliasfs.store.bucket import RawObject, RawPage, RawRange, content_range
 from aliasfs.store.times import datetime_ns, http_date_ns
 
 
 class AzureBucket:
     """A container; *open_client* makes its `ContainerClient` with the first request, *place* is what errors name."""
 
-    def __init__(self, open_client: Callable[[], Awaitable[AzureClient]], place: str) -> None:
+    def __init__(self, open_client: Callable[[], Awaitable[AzureClient]], place: str, request_timeout_s: float) -> None:
         self._open_client = open_client
         self._place = place
+        self._timeout_s = request_timeout_s
         self._opening = asyncio.Lock()
         self._opened: AzureClient | None = None
 
@@ -39,7 +40,7 @@ class AzureBucket:
 
     async def head(self, key: str) -> RawObject:
         blob = (await self.client()).container.get_blob_client(key)
-        said = await self._translated(blob.get_blob_properties(), key)
+        said = await self._translated(blob.get_blob_properties(), key, self._timeout_s)
         is_directory = (said.metadata or {}).get("hdi_isfolder") == "true"
         return RawObject(key, said.size, datetime_ns(said.last_modified), _quoted(said.etag), is_directory)
 
@@ -52,7 +53,7 @@ class AzureBucket:
             query["marker"] = token
         url: str = container.url
         url += ("&" if "?" in url else "?") + urlencode(query, quote_via=quote)
-        answer = await self._translated(container._pipeline.run(HttpRequest("GET", url)), "")
+        answer = await self._translated(container._pipeline.run(HttpRequest("GET", url)), "", self._timeout_s)
         response = answer.http_response
         if response.status_code != 200:
             raise _refused(response.status_code, response.headers.get("x-ms-error-code", ""), self._place)
@@ -63,13 +64,15 @@ class AzureBucket:
 
         blob = (await self.client()).container.get_blob_client(key)
         download = blob.download_blob(start, stop - start, etag=etag, match_condition=MatchConditions.IfNotModified)
-        stream = await self._translated(download, key)
+        stream = await self._translated(download, key, self._timeout_s)
         body = await self._translated(stream.readall(), key)
-        return RawRange(body, _whole_size(stream.properties), _quoted(stream.properties.etag))
+        first, size = content_range(stream.properties.content_range or "")
+        return RawRange(body, first, size, _quoted(stream.properties.etag))
 
-    async def _translated(self, request: Awaitable[Any], key: str) -> Any:
+    async def _translated(self, request: Awaitable[Any], key: str, limit_s: float | None = None) -> Any:
         try:
-            return await request
+            async with asyncio.timeout(limit_s):
+                return await request
         except Exception as exc:
             raise translated(exc, f"{self._place}/{key}" if key else self._place) from exc
 
@@ -145,11 +148,6 @@ def _name(item: ElementTree.Element) -> str:
 def _quoted(etag: str) -> Etag:
     """Return *etag* as HTTP has it: listings of Azure leave the quotes out."""
     return Etag(etag if etag.startswith(('"', "W/")) else f'"{etag}"')
-
-
-def _whole_size(properties: Any) -> int:
-    total = (properties.content_range or "").rpartition("/")[2]
-    return int(total) if total.isdecimal() else int(properties.size)
 
 
 def translated(error: Exception, place: str) -> AliasfsError:

@@ -6,6 +6,7 @@ pure: it turns raw pages into entries, each name once, however the pages are cut
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -13,6 +14,8 @@ from typing_extensions import Buffer
 
 from aliasfs.store.base import Etag, Kind, ObjectInfo, directory_info
 from aliasfs.store.names import LeftOut, child_key
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 PAGE_KEYS = 1000
 """The most keys S3 sends in one page; Azure sends up to 5,000, but the first entries then come later."""
@@ -41,11 +44,21 @@ class RawPage(NamedTuple):
 
 
 class RawRange(NamedTuple):
-    """Bytes of one version of an object, and that version's whole size."""
+    """Bytes of one version of an object: where they begin, and that version's whole size."""
 
     body: Buffer
+    start: int
     size: int
     etag: Etag
+
+
+def content_range(header: str) -> tuple[int, int]:
+    """Return where the bytes of an answer begin and how long the whole object is, by its Content-Range.
+
+    -1 stands for what *header* does not say (RFC 9110 §14.4), as that of an answer without a range.
+    """
+    match = _CONTENT_RANGE.fullmatch(header)
+    return (int(match[1]), int(match[2])) if match else (-1, -1)
 
 
 class Bucket(Protocol):

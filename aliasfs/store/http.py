@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from html import unescape
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from aliasfs.errors import AliasfsError, CorruptObject, NotSupported, StaleObject, StoreError
+from aliasfs.errors import (
+    AccessDenied,
+    AliasfsError,
+    CorruptObject,
+    NotFound,
+    NotSupported,
+    StaleObject,
+    StoreError,
+    StoreUnavailable,
+)
 from aliasfs.store import failures
 from aliasfs.store.base import Etag
-from aliasfs.store.bucket import RawObject, RawPage, RawRange
+from aliasfs.store.bucket import RawObject, RawPage, RawRange, content_range
 from aliasfs.store.times import http_date_ns
 
 HEADS_AT_ONCE = 16
 """Requests for the sizes of the files of one index page that are on their way together."""
 
 CONNECT_TIMEOUT_S = 5.0
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S = (0.2, 1.0)
+"""Pauses before the second and third attempt at what may pass: a lost connection, a busy server."""
+
+SKIP_BYTES = 1 << 20
 
 _LINK = re.compile(rb"""<a\s[^>]*?href\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 _SAFE = "/~!$&'()*+,;=:@"
@@ -63,13 +79,13 @@ class HttpBucket:
         )
 
     async def head(self, key: str) -> RawObject:
-        try:
-            async with await self._request("HEAD", self._url(key)) as answer:
-                if answer.status >= 300:
-                    raise failures.refused(answer.status, self._url(key))
-                return self._object(key, answer)
-        except Exception as exc:
-            raise translated(exc, self._url(key)) from exc
+        return await self._retried(lambda: self._head(key), self._url(key))
+
+    async def _head(self, key: str) -> RawObject:
+        async with await self._request("HEAD", self._url(key)) as answer:
+            if answer.status >= 300:
+                raise failures.refused(answer.status, self._url(key))
+            return self._object(key, answer)
 
     def _object(self, key: str, answer: Any) -> RawObject:
         if answer.url.raw_path.endswith("/"):  # redirected to an index page
@@ -94,53 +110,64 @@ class HttpBucket:
 
     async def page(self, prefix: str, token: str | None, limit: int) -> RawPage:
         url = self._url(prefix)
-        try:
-            async with await self._request("GET", url) as answer:
-                if answer.status == 404 and prefix:
-                    return RawPage((), (), None)
-                if answer.status >= 300:
-                    raise failures.refused(answer.status, url)
-                is_index = answer.content_type == "text/html"
-                body = await answer.read() if is_index else b""
-        except Exception as exc:
-            raise translated(exc, url) from exc
-        names = linked_names(body, url)
-        files = [prefix + name for name in sorted(names) if not name.endswith("/")]
-        directories = [prefix + name for name in sorted(names) if name.endswith("/")]
-        if limit == 1:
-            return RawPage((), directories[:1] or [f"{prefix}/" for _ in files[:1]], None)
+        names = await self._retried(lambda: self._links(url, must_exist=not prefix), url)
+        files = [prefix + name for name in names if not name.endswith("/")]
+        directories = [prefix + name for name in names if name.endswith("/")]
+        if limit == 1:  # whether there is anything at all
+            return RawPage((), [*directories, *(f"{key}/" for key in files)][:1], None)
         found = await asyncio.gather(*(self._entry(key) for key in files))
         return RawPage([item for item in found if item is not None], directories, None)
+
+    async def _links(self, url: str, *, must_exist: bool) -> list[str]:
+        async with await self._request("GET", url) as answer:
+            if answer.status == 404 and not must_exist:
+                return []
+            if answer.status >= 300:
+                raise failures.refused(answer.status, url)
+            page = await answer.read() if answer.content_type == "text/html" else b""
+        return sorted(linked_names(page, url))
 
     async def _entry(self, key: str) -> RawObject | None:
         """Return the file *key* of an index page, None when the link leads to nothing that can be read."""
         async with self._heads:
             try:
                 return await self.head(key)
-            except (StoreError, AliasfsError) as exc:
-                if isinstance(exc, StoreError):
-                    raise
+            except (NotFound, AccessDenied, NotSupported):
                 return None
 
     async def get(self, key: str, etag: Etag, start: int, stop: int) -> RawRange:
+        got = await self._retried(lambda: self._get(key, etag, start, stop), self._url(key))
+        if not etag.startswith('"') and (await self.head(key)).etag != etag:
+            raise StaleObject(f"{self._url(key)} was replaced while it was read")
+        return got
+
+    async def _get(self, key: str, etag: Etag, start: int, stop: int) -> RawRange:
         url = self._url(key)
         headers = {"Range": f"bytes={start}-{stop - 1}"}
         if etag.startswith('"'):
             headers["If-Match"] = etag
-        try:
-            async with await self._request("GET", url, headers) as answer:
-                if answer.status not in (200, 206):
-                    raise failures.refused(answer.status, url)
-                size = _whole_size(answer)
-                version = self._version(key, answer, size)
-                if version != etag:
-                    raise StaleObject(f"{url} was replaced since it was opened")
-                body = await _body(answer, start, stop)
-        except Exception as exc:
-            raise translated(exc, url) from exc
-        if not etag.startswith('"'):
-            version = (await self.head(key)).etag
-        return RawRange(body, size, version)
+        async with await self._request("GET", url, headers) as answer:
+            if answer.status not in (200, 206):
+                raise failures.refused(answer.status, url)
+            first, size = _extent(answer)
+            version = self._version(key, answer, size)
+            if version != etag:
+                raise StaleObject(f"{url} was replaced since it was opened")
+            if answer.status == 206:
+                return RawRange(await answer.read(), first, size, version)
+            return RawRange(await _part(answer, start, stop), start, size, version)
+
+    async def _retried(self, request: Callable[[], Awaitable[T]], url: str) -> T:
+        """Return what *request* returns, its errors translated; what may pass is tried again."""
+        for pause_s in (*RETRY_PAUSES_S, None):
+            try:
+                return await request()
+            except Exception as exc:
+                error = translated(exc, url)
+                if pause_s is None or not isinstance(error, StoreUnavailable | CorruptObject):
+                    raise error from exc
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
 
     async def aclose(self) -> None:
         fs, self._fs = self._fs, None
@@ -148,25 +175,22 @@ class HttpBucket:
             await fs._session.close()
 
 
-async def _body(answer: Any, start: int, stop: int) -> bytes:
-    """Return the bytes [start, stop), also from a server that sends the whole file."""
-    if answer.status == 206:
-        body: bytes = await answer.read()
-        return body
-    skipped: bytes = b""
+async def _part(answer: Any, start: int, stop: int) -> bytes:
+    """Return the bytes [start, stop) out of the whole file, which a server without ranges sends."""
     left = start
     while left:
-        skipped = await answer.content.readexactly(min(left, 1 << 20))
-        left -= len(skipped)
+        left -= len(await answer.content.readexactly(min(left, SKIP_BYTES)))
     wanted: bytes = await answer.content.readexactly(stop - start)
     answer.close()
     return wanted
 
 
-def _whole_size(answer: Any) -> int:
-    name = "Content-Range" if answer.status == 206 else "Content-Length"
-    total = answer.headers.get(name, "").rpartition("/")[2]
-    return int(total) if total.isdecimal() else -1
+def _extent(answer: Any) -> tuple[int, int]:
+    """Return where the body of *answer* begins and how long the whole file is; -1 for what it does not say."""
+    if answer.status == 206:
+        return content_range(answer.headers.get("Content-Range", ""))
+    length = answer.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else -1
 
 
 def linked_names(page: bytes, url: str) -> set[str]:

@@ -106,10 +106,10 @@ class ObjectStore:
         if got.etag != oid.etag:
             raise StaleObject(f"{self._path(oid.key)} was replaced since it was opened")
         count = memoryview(got.body).nbytes
-        if got.size != oid.size or count != extent.length:
+        if (got.start, count, got.size) != (start, extent.length, oid.size):
             raise CorruptObject(
-                f"{self._path(oid.key)} came with {count} of {extent.length} bytes of an object of {got.size}; "
-                f"it was announced with {oid.size}"
+                f"{self._path(oid.key)}: {count} bytes from {got.start} of {got.size} came, "
+                f"where {extent.length} from {start} of {oid.size} were promised"
             )
         return got.body
 

@@ -7,7 +7,7 @@ system logic nothing is used: it cannot pin an etag nor page a listing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from aliasfs.errors import AliasfsError, CorruptObject, StoreError, StoreUnavailable
 from aliasfs.store import failures
 from aliasfs.store.base import Etag
-from aliasfs.store.bucket import RawObject, RawPage, RawRange
+from aliasfs.store.bucket import RawObject, RawPage, RawRange, content_range
 from aliasfs.store.times import datetime_ns, iso_date_ns
 
 CONNECT_TIMEOUT_S = 5.0
@@ -81,7 +81,7 @@ class S3Bucket:
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": self._timeout_s,
             "max_pool_connections": POOL_CONNECTIONS,
-            "retries": {"mode": "standard", "max_attempts": 3},
+            "retries": {"mode": "legacy", "total_max_attempts": 3},  # pauses of at most 1 and 2 s
         }
         if self.endpoint_url:
             config["s3"] = {"addressing_style": "path"}  # a server of one's own seldom has a name per bucket
@@ -112,34 +112,32 @@ class S3Bucket:
         return parse_listing(said.get("Listing", b""), f"s3://{self.name}")
 
     async def get(self, key: str, etag: Etag, start: int, stop: int) -> RawRange:
-        for attempt in range(1, BODY_ATTEMPTS + 1):
+        attempts_left = BODY_ATTEMPTS
+        while True:
             said = await self._call("get_object", Key=key, IfMatch=etag, Range=f"bytes={start}-{stop - 1}")
-            body = await self._body(said["Body"], last_attempt=attempt == BODY_ATTEMPTS)
-            if len(body) == stop - start or attempt == BODY_ATTEMPTS:
-                break
-        return RawRange(body, _whole_size(said), Etag(said["ETag"]))
-
-    async def _body(self, stream: Any, *, last_attempt: bool) -> bytes:
-        """Return what *stream* holds; b"" when it breaks off and may be asked for again."""
-        try:
-            async with stream:
-                body: bytes = await self._translated(stream.read())
-                return body
-        except StoreUnavailable:
-            if last_attempt:
-                raise
-            return b""
+            attempts_left -= 1
+            try:
+                async with said["Body"] as stream:
+                    body: bytes = await self._translated(stream.read(), key)
+            except (StoreUnavailable, CorruptObject):
+                if not attempts_left:
+                    raise
+            else:
+                return RawRange(body, *content_range(said.get("ContentRange", "")), Etag(said["ETag"]))
 
     async def _call(self, method: str, **parameters: Any) -> Mapping[str, Any]:
+        """Return the answer to one request; the time-out is for all its attempts together."""
         fs = await self.filesystem()
-        said: Mapping[str, Any] = await self._translated(fs._call_s3(method, Bucket=self.name, **parameters))
+        request = fs._call_s3(method, Bucket=self.name, **parameters)
+        said: Mapping[str, Any] = await self._translated(request, str(parameters.get("Key", "")), self._timeout_s)
         return said
 
-    async def _translated(self, request: Any) -> Any:
+    async def _translated(self, request: Awaitable[Any], key: str = "", limit_s: float | None = None) -> Any:
         try:
-            return await request
+            async with asyncio.timeout(limit_s):
+                return await request
         except Exception as exc:
-            raise translated(exc, f"s3://{self.name}") from exc
+            raise translated(exc, f"s3://{self.name}/{key}" if key else f"s3://{self.name}") from exc
 
     async def aclose(self) -> None:
         fs, self._fs = self._fs, None
@@ -184,12 +182,6 @@ def _object(item: ElementTree.Element, space: str, decode: Callable[[str], str])
     )
 
 
-def _whole_size(said: Mapping[str, Any]) -> int:
-    """Return the size of the object that an answer to a range request names, that of the body if it names none."""
-    total = str(said.get("ContentRange", "")).rpartition("/")[2]
-    return int(total) if total.isdecimal() else int(said["ContentLength"])
-
-
 def translated(error: Exception, place: str) -> AliasfsError:
     """Return what *error*, of s3fs, botocore or aiohttp, means; *place* is named in the sentence."""
     import aiohttp
@@ -216,7 +208,7 @@ def _refused(response: Mapping[str, Any], place: str) -> AliasfsError:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _NO_BUCKET:
-        return failures.missing_bucket(place)
+        return failures.missing_bucket("/".join(place.split("/")[:3]))
     if code in _DENIED:
         return failures.refused(403, place)
     return failures.refused(status, place)
