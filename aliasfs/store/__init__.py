@@ -43,9 +43,10 @@ def open_store(
         return LocalStore(alias.url)
     url = parse_object_url(alias.url)
     if url is not None and url.scheme in _OBJECT_STORES:
-        target, bucket = _OBJECT_STORES[url.scheme](alias, url, request_timeout_s)
-        return _on_bridge(alias, target, url.prefix, bucket, bridge)
-    if alias.engine is Engine.OBSTORE:
+        opened = _OBJECT_STORES[url.scheme](alias, url, request_timeout_s)
+        if opened is not None:
+            return _on_bridge(alias, opened[0], url.prefix, opened[1], bridge)
+    elif alias.engine is Engine.OBSTORE:
         raise ConfigError(f"alias {alias.name}: engine obstore cannot open {alias.url}; write engine: auto")
     if alias.url.startswith(("http://", "https://")) and "::" not in alias.url:
         from aliasfs.store.http import HttpBucket
@@ -121,12 +122,23 @@ def _azure(alias: Alias, url: ObjectUrl, request_timeout_s: float) -> tuple[str,
     return target, ObstoreBucket(bucket, open_obstore, place, marks_directories=True)
 
 
-_OBJECT_STORES: dict[str, Callable[[Alias, ObjectUrl, float], tuple[str, Bucket]]] = {
+def _gs(alias: Alias, url: ObjectUrl, request_timeout_s: float) -> tuple[str, Bucket] | None:
+    from aliasfs.store.gcs import UNDERSTOOD, GcsBucket
+    from aliasfs.store.obs import ObstoreBucket
+
+    if not _takes_obstore(alias, sorted(set(alias.options) - UNDERSTOOD)):
+        return None
+    bucket = GcsBucket(url.container_or_bucket, alias.options, request_timeout_s)
+    return alias.url, ObstoreBucket(bucket, bucket.store, f"gs://{bucket.name}", marks_directories=False)
+
+
+_OBJECT_STORES: dict[str, Callable[[Alias, ObjectUrl, float], tuple[str, Bucket] | None]] = {
     "s3": _s3,
     "az": _azure,
     "abfs": _azure,
     "abfss": _azure,
     "azfs": _azure,
+    "gs": _gs,
 }
 
 
