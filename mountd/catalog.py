@@ -41,9 +41,10 @@ LIST_AHEAD_PAGES = 20
 
 
 class Known(NamedTuple):
-    """What is known of a name: *info* is None when it is known not to exist. *expires_at* is in trio's time."""
+    """What is known of a name: *info* is None when it is known not to exist. Times are trio's."""
 
     info: ObjectInfo | None
+    asked_at: float
     expires_at: float
 
 
@@ -200,12 +201,12 @@ class Catalog:
         known = self._known.get(key)
         parent, _, name = key.rpartition("/")
         listing = self._listings.get(parent) if key else None
-        if listing is None or (known is not None and known.expires_at - self.ttl_s >= listing.listed_at):
+        if listing is None or (known is not None and known.asked_at >= listing.listed_at):
             return known
         info = listing.by_name.get(name)
         if info is None and not listing.complete:
             return known
-        return Known(info, listing.expires_at)
+        return Known(info, listing.listed_at, listing.expires_at)
 
     async def _ask(self, key: str) -> Known:
         asked = self._asking[key] = _Question()
@@ -232,8 +233,8 @@ class Catalog:
             if outdated is None or outdated.info is None:
                 raise
             self._served_unreachable += 1
-            return Known(outdated.info, trio.current_time() + UNREACHABLE_VALIDITY_S)
-        known = self._known[key] = Known(info, asked_at + self.ttl_s)
+            return outdated._replace(expires_at=trio.current_time() + UNREACHABLE_VALIDITY_S)
+        known = self._known[key] = Known(info, asked_at, asked_at + self.ttl_s)
         return known
 
     async def _listed_instead(self, key: str) -> bool:
@@ -305,13 +306,19 @@ class Catalog:
     def set_ttl(self, ttl_s: float) -> None:
         """Trust answers for *ttl_s* seconds from now on; what is known under the old rule is asked again."""
         self.ttl_s = ttl_s
-        self._known.clear()
+        for key, known in list(self._known.items()):
+            self._known[key] = known._replace(expires_at=trio.current_time())
         for listing in self._listings.values():
             listing.expires_at = trio.current_time()
 
     def forget(self, key: str) -> None:
-        """Forget what is known of *key* and of the listing it stands in: the next question asks the store."""
-        self._known.pop(key, None)
+        """Trust no longer what is known of *key* and of the listing it stands in: the next question asks the store.
+
+        While the store is unreachable it is still the best that is known.
+        """
+        known = self._known.get(key)
+        if known is not None:
+            self._known[key] = known._replace(expires_at=trio.current_time())
         listing = self._listings.get(key.rpartition("/")[0])
         if listing is not None:
             listing.expires_at = trio.current_time()

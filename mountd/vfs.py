@@ -49,7 +49,7 @@ NAME_MAX = 255
 MAX_SNAPSHOTS = 256
 """Directory listings kept for readers between two calls of readdir."""
 
-NOTHING = Known(None, 0.0)
+NOTHING = Known(None, 0.0, 0.0)
 
 LOCAL_REREADS = 3
 """Attempts to read a local file that is being written to while we look."""

@@ -223,7 +223,8 @@ class VfsMachine(RuleBasedStateMachine):
     def set_alias(self, name: str, url: str, ttl_s: float) -> None:
         old = self.aliases.get(name)
         if old is None or (old.url, old.ttl_s) != (url, ttl_s):
-            self.aliases[name] = Mounted(url, ttl_s)
+            seen = old.seen if old is not None and old.url == url else {}
+            self.aliases[name] = Mounted(url, ttl_s, seen)
         self.remount()
 
     @rule(name=st.sampled_from(NAMES), really=st.integers(0, 2))
@@ -275,7 +276,7 @@ class VfsMachine(RuleBasedStateMachine):
                 allowed = self._allowed(mounted)
                 prefixes = [key[:end] for end in range(1, len(key) + 1) if end == len(key) or key[end] == "/"]
                 assert any(
-                    answer(tree, part) is None or answer(tree, part)[0] is Kind.FILE and part != key
+                    answer(tree, part) is None or (answer(tree, part)[0] is Kind.FILE and part != key)
                     for tree in allowed
                     for part in prefixes
                 ), f"{name}/{key} was there all the time"

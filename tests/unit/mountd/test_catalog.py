@@ -469,6 +469,18 @@ async def test_what_was_deleted_is_gone_though_it_was_known(
     assert (await catalog.stat("d/a")).info is None
 
 
+async def test_what_was_forgotten_or_has_a_new_ttl_is_still_the_best_that_is_known_while_the_store_is_away(
+    make: Making, store: MemoryStore, autojump_clock: MockClock
+) -> None:
+    catalog = make(store)
+    await catalog.stat("d/a")
+    store.faults.fail("stat", StoreUnavailable, times=2)
+    catalog.forget("d/a")
+    assert _size(await catalog.stat("d/a")) == 5
+    catalog.set_ttl(1)
+    assert _size(await catalog.stat("d/a")) == 5
+
+
 # forget
 
 
