@@ -221,10 +221,10 @@ class BlockCache:
         if any(parts) or self.disk is None:
             return None
         content = self.disk.read_nowait(oid, blocks)
-        if content is None:
-            return None
-        self._hits += len(blocks)
-        return self._keep(oid, blocks, content, extent).cut(extent)
+        if content is not None:
+            self._hits += len(blocks)
+            return self._keep(oid, blocks, content, extent).cut(extent)
+        return None
 
     def _keep(self, oid: ObjectId, blocks: range, content: memoryview, extent: Extent) -> Part:
         """Return what the disk gave as a part, kept in memory when *extent* leaves some of it unread."""
@@ -240,7 +240,7 @@ class BlockCache:
         if answer is not None:
             return answer
         blocks = extent.blocks(BLOCK_BYTES)
-        found = await self._from_disk(oid, blocks, extent) if self.disk is not None else {}
+        found = await self._from_disk(oid, blocks, extent) if self.disk else {}
         for block in blocks:
             part = found.get(block) or self._memory.find(oid, block)
             if part is not None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from aliasfs.errors import MountError
 from aliasfs.store.base import ObjectId
 from mountd.blockfile import BLOCK_BYTES, SEGMENT_BLOCKS, BadHeader, Identity, ObjectFiles, runs, segments_of
 from mountd.cachedir import CacheDirectory, Found
@@ -35,7 +36,7 @@ MAX_OPEN_OBJECTS = 256
 _RESERVE_BLOCKS = 16
 """Space is charged for this many blocks (4 MiB) at a time, so that a small budget takes a part of a large one."""
 
-_DORMANT_SLICE = 1000
+_DORMANT_SLICE = 1000  # entered per hold of the lock: half a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,8 @@ class CacheDisk:
         self._directory = directory
         self._table = ObjectTable(Ledger(budget_bytes), directory.objects, max_open_objects)
         self.space = Space(self._table, directory, min_free_bytes, clock)
-        self._nowait_works = True
         self._reason = ""
-        self._readable = True
+        self._nowait_works = self._readable = True
         self._bad = self._read = self._written = self._refused = 0
 
     @classmethod
@@ -151,8 +151,11 @@ class CacheDisk:
         with self.space.changes:
             self._table.clear()
             self._reason, self._readable = "", True
-            if not self._directory.is_ours():
-                self.claim()
+            try:
+                if not self._directory.is_ours():
+                    self.claim()
+            except MountError as exc:  # someone else has made it theirs meanwhile
+                self._reason, self._readable = str(exc), False
             for _ in self.scan():
                 pass
             if not self._reason:
@@ -259,10 +262,10 @@ class CacheDisk:
         """
         segments = segments_of(blocks)
         entry = self._enter(oid, segments)
-        if entry is None:
-            return {}
         corrupt: list[int] = []
         found: dict[range, memoryview] = {}
+        if entry is None:
+            return found
         try:
             for run in runs(filter(entry.has, blocks)):
                 content = memoryview(bytearray(entry.identity.run_length(run)))

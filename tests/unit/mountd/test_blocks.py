@@ -447,6 +447,7 @@ class Model:
         elif action == "evict":
             await cache.evict(int(x * MIB))
         else:
+            await written(cache)
             self.damage(cache, oid, action, x)
 
     def damage(self, cache: BlockCache, oid: ObjectId, action: str, at: float) -> None:
@@ -463,7 +464,7 @@ class Model:
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.lists(st.one_of(reads, reads, prefetches, others, whole), max_size=25))
+@given(steps=st.lists(st.one_of(reads, prefetches, others, whole), min_size=5, max_size=25))
 def test_no_order_of_reads_damage_evictions_and_restarts_gives_a_wrong_byte(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, float, float]]
 ) -> None:
