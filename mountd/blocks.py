@@ -105,10 +105,10 @@ class _Flight:
 
     def result(self) -> Part:
         """Return what came; raises what went wrong, a copy for each of those who waited."""
-        if self.part is None:
-            assert self.error is not None
-            raise copy.copy(self.error) from self.error
-        return self.part
+        if self.part is not None:
+            return self.part
+        assert self.error is not None
+        raise copy.copy(self.error) from self.error
 
 
 class BlockCache:
@@ -204,9 +204,10 @@ class BlockCache:
 
     def cached_bytes(self, oid: ObjectId) -> int:
         """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
-        on_disk = self.disk.cached_bytes(oid) if self.disk else 0
         in_memory = list(self._memory.blocks_of(oid))
-        extra = self.disk.lacking(oid, in_memory) if self.disk else in_memory
+        on_disk, extra = 0, in_memory
+        if self.disk is not None:
+            on_disk, extra = self.disk.cached_bytes(oid), self.disk.lacking(oid, in_memory)
         return on_disk + sum(_extent(oid, range(b, b + 1)).length for b in extra)
 
     # Reading
@@ -220,11 +221,10 @@ class BlockCache:
             return self._answer([part for part in parts if part], extent)
         if any(parts) or self.disk is None:
             return None
-        content = self.disk.read_nowait(oid, blocks)
-        if content is not None:
-            self._hits += len(blocks)
-            return self._keep(oid, blocks, content, extent).cut(extent)
-        return None
+        if (content := self.disk.read_nowait(oid, blocks)) is None:
+            return None
+        self._hits += len(blocks)
+        return self._keep(oid, blocks, content, extent).cut(extent)
 
     def _keep(self, oid: ObjectId, blocks: range, content: memoryview, extent: Extent) -> Part:
         """Return what the disk gave as a part, kept in memory when *extent* leaves some of it unread."""
@@ -236,8 +236,7 @@ class BlockCache:
     async def read(self, source: Content, oid: ObjectId, extent: Extent) -> Buffer:
         """Return exactly *extent* of *oid*; see `Content.read`."""
         await checkpoint()
-        answer = self.read_nowait(oid, extent)
-        if answer is not None:
+        if (answer := self.read_nowait(oid, extent)) is not None:
             return answer
         blocks = extent.blocks(BLOCK_BYTES)
         found = await self._from_disk(oid, blocks, extent) if self.disk else {}
@@ -267,8 +266,7 @@ class BlockCache:
     async def _from_disk(self, oid: ObjectId, blocks: range, extent: Extent) -> dict[int, Part]:
         """Return the parts that the disk has for those of *blocks* that are neither in memory nor on their way."""
         assert self.disk is not None
-        flights = self._flights.get(oid, {})
-        absent = [b for b in blocks if b not in flights and self._memory.find(oid, b) is None]
+        absent = self._absent(oid, blocks)
         if not self.disk.may_hold(oid):
             absent = sorted(set(absent) - set(self.disk.lacking(oid, absent)))
         found: dict[int, Part] = {}
@@ -278,6 +276,11 @@ class BlockCache:
                 part = self._keep(oid, good, content, extent)
                 found.update(dict.fromkeys(good, part))
         return found
+
+    def _absent(self, oid: ObjectId, blocks: range) -> list[int]:
+        """Return those of *blocks* that are neither in memory nor on their way."""
+        flights, find = self._flights.get(oid, {}), self._memory.find
+        return [b for b in blocks if b not in flights and find(oid, b) is None]
 
     # Fetching
 
@@ -290,8 +293,7 @@ class BlockCache:
         blocks = extent.clip(oid.size).blocks(BLOCK_BYTES)
         if self.disk is not None and self.disk.may_hold(oid):
             return extent.start
-        flights = self._flights.get(oid, {})
-        absent = [b for b in blocks if b not in flights and self._memory.find(oid, b) is None]
+        absent = self._absent(oid, blocks)
         lacking = absent if self.disk is None else self.disk.lacking(oid, absent)
         if len(lacking) < len(absent):
             self._spawn(self._will_need, oid, blocks)

@@ -206,8 +206,7 @@ class CacheDisk:
 
     def load(self, oid: ObjectId) -> None:
         """Open the files of *oid*, if there are any, so that `lacking` and `read_nowait` know its blocks. Blocks."""
-        entry = self._enter(oid, ())
-        if entry is not None:
+        if (entry := self._enter(oid, ())) is not None:
             self._table.end(entry, ())
 
     def _enter(self, oid: ObjectId, segments: Iterable[int]) -> Entry | None:
