@@ -206,7 +206,7 @@ def _alias_status(volume: Volume) -> AliasStatus:
         name=alias.name,
         url=alias.url,
         mode=alias.mode.value,
-        engine="local" if alias.is_local else alias.engine.value,
+        engine=store.engine,
         tier=alias.tier.name.lower(),
         ttl_s=alias.ttl_s,
     )

@@ -119,7 +119,7 @@ def _volume_opener(config: Config, point: Path, cache: BlockCache, bridge: Async
 
 
 def _mount_within(alias: Alias, point: Path) -> str | None:
-    """Return the key at which the mount itself lies in a local *alias*; ConfigError when the alias lies in the mount."""
+    """Return where the mount lies within a local *alias*, if it does; ConfigError when the alias lies in the mount."""
     if not alias.is_local:
         return None
     root = Path(alias.url)

@@ -66,7 +66,7 @@ def _print(one: DaemonStatus) -> None:
             str(alias.requests),
             str(alias.errors),
             output.human_bytes(alias.bytes_read),
-            f"{alias.mean_ms:.3g} ms",
+            f"{alias.mean_ms:.1f} ms",
             alias.engine,
             alias.url,
             alias.last_error,
@@ -94,7 +94,7 @@ def _load_line(kernel: KernelStatus) -> str:
     rates = kernel.rates
     errors = ", ".join(f"{count} {name}" for name, count in sorted(kernel.errors.items()))
     return (
-        f"{rates.requests_per_s:.3g} requests/s, {human_bytes(rates.bytes_per_s)}/s over {rates.window_s:.0f} s; "
+        f"{rates.requests_per_s:.1f} requests/s, {human_bytes(rates.bytes_per_s)}/s over {rates.window_s:.0f} s; "
         f"{sum(kernel.requests.values())} requests since the start, {kernel.open_inodes} inodes known"
         + (f"; errors: {errors}" if errors else "")
     )

@@ -22,6 +22,8 @@ from aliasfs.store.times import datetime_ns, http_date_ns
 class AzureBucket:
     """A container; *open_client* makes its `ContainerClient` with the first request, *place* is what errors name."""
 
+    engine: str = "fsspec"
+
     def __init__(self, open_client: Callable[[], Awaitable[AzureClient]], place: str, request_timeout_s: float) -> None:
         self._open_client = open_client
         self._place = place

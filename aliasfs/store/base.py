@@ -108,12 +108,18 @@ class Store(Content, Protocol):
         """
         ...
 
+    @property
+    def engine(self) -> str:
+        """What carries the bytes: `local`, `obstore`, `fsspec` or `memory`."""
+        ...
+
     async def stat(self, key: str) -> ObjectInfo:
         """Return what *key* is; "" is the root.
 
         A directory of an object store exists when a key lies below it, and wins over an object of the
         same name. The root of a place that exists is a directory even when nothing is in it. Raises
-        NotFound (also for a missing bucket or root), AccessDenied, StoreTimeout, StoreUnavailable.
+        NotFound (also for a missing bucket or root), InvalidName (`//`, `.`, `..` or NUL in the key),
+        AccessDenied, StoreTimeout, StoreUnavailable.
         """
         ...
 

@@ -64,6 +64,11 @@ def content_range(header: str) -> tuple[int, int]:
 class Bucket(Protocol):
     """One bucket; every method is a coroutine of asyncio and raises only classes of `aliasfs.errors`."""
 
+    @property
+    def engine(self) -> str:
+        """The library that carries the bytes: `obstore` or `fsspec`."""
+        ...
+
     async def head(self, key: str) -> RawObject:
         """Return the object *key*; raises NotFound."""
         ...

@@ -40,6 +40,10 @@ class FsspecStore:
     def target(self) -> str:
         return self._url
 
+    @property
+    def engine(self) -> str:
+        return "fsspec"
+
     async def stat(self, key: str) -> ObjectInfo:
         checked_key(key)
         return await self._in_thread(key, self._tree.info, key)

@@ -25,6 +25,8 @@ DEFAULT_TOKENS = ("google_default", "cloud", None)
 class GcsBucket:
     """The bucket *name*: what `ObstoreBucket` does not do itself."""
 
+    engine: str = "obstore"
+
     def __init__(self, name: str, options: Mapping[str, Any], request_timeout_s: float) -> None:
         self.name = name
         self._options = options

@@ -89,6 +89,10 @@ class GuardedStore:
     def target(self) -> str:
         return self._inner.target
 
+    @property
+    def engine(self) -> str:
+        return self._inner.engine
+
     def health(self) -> StoreHealth:
         """Return what has been seen so far."""
         return StoreHealth(

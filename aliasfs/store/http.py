@@ -49,6 +49,8 @@ _SAFE = "/~!$&'()*+,;=:@"
 class HttpBucket:
     """The files below *root*, a URL without trailing slash, asked for with the fsspec storage options *options*."""
 
+    engine: str = "fsspec"
+
     def __init__(self, root: str, options: Mapping[str, Any], request_timeout_s: float) -> None:
         self._root = root
         self._options = dict(options)

@@ -112,6 +112,10 @@ class LocalStore:
     def target(self) -> str:
         return self._root
 
+    @property
+    def engine(self) -> str:
+        return "local"
+
     async def stat(self, key: str) -> ObjectInfo:
         checked_key(key)
         info = _info(key, await self._in_thread(key, _stat, self._root, key))

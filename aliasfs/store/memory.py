@@ -101,6 +101,10 @@ class MemoryStore:
     def target(self) -> str:
         return self._target
 
+    @property
+    def engine(self) -> str:
+        return "memory"
+
     def put(self, key: str, content: bytes) -> Etag:
         """Create or replace the object *key*, as another client would, and return its etag."""
         etag = Etag(f'"{xxhash.xxh3_128_hexdigest(content)}"')

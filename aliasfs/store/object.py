@@ -46,6 +46,10 @@ class ObjectStore:
     def target(self) -> str:
         return self._target
 
+    @property
+    def engine(self) -> str:
+        return self._bucket.engine
+
     async def stat(self, key: str) -> ObjectInfo:
         checked_key(key)
         return await self._bridge.call(self._stat, key)

@@ -53,6 +53,8 @@ class ObstoreBucket:
     *inner* can see.
     """
 
+    engine: str = "obstore"
+
     def __init__(
         self, inner: Bucket, make_store: Callable[[], Awaitable[ObjectStore]], place: str, *, marks_directories: bool
     ) -> None:

@@ -34,6 +34,8 @@ _DENIED = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "T
 class S3Bucket:
     """The bucket *name*, reached with the s3fs storage options *options*; opens its client with the first request."""
 
+    engine: str = "fsspec"
+
     def __init__(self, name: str, options: Mapping[str, Any], request_timeout_s: float) -> None:
         self.name = name
         self._options = dict(options)
