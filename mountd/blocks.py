@@ -28,7 +28,7 @@ from aliasfs.wire import CacheStatus, EvictReport, VerifyProgress, VerifyReport
 from mountd import upkeep
 from mountd.blockfile import BLOCK_BYTES, runs
 from mountd.disk import CacheDisk
-from mountd.memory import MemoryTier, Part
+from mountd.memory import MemoryTier, Part, extent_of
 from mountd.writebehind import WriteBehind
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class _Flight:
     @property
     def extent(self) -> Extent:
         """The bytes that are asked for."""
-        return _extent(self.oid, self.blocks)
+        return extent_of(self.oid, self.blocks)
 
     def result(self) -> Part:
         """Return what came; raises what went wrong, a copy for each of those who waited."""
@@ -208,7 +208,7 @@ class BlockCache:
         on_disk, extra = 0, in_memory
         if self.disk is not None:
             on_disk, extra = self.disk.cached_bytes(oid), self.disk.lacking(oid, in_memory)
-        return on_disk + sum(_extent(oid, range(b, b + 1)).length for b in extra)
+        return on_disk + sum(extent_of(oid, range(b, b + 1)).length for b in extra)
 
     # Reading
 
@@ -228,7 +228,7 @@ class BlockCache:
 
     def _keep(self, oid: ObjectId, blocks: range, content: memoryview, extent: Extent) -> Part:
         """Return what the disk gave as a part, kept in memory when *extent* leaves some of it unread."""
-        part = Part(oid, _extent(oid, blocks), content)
+        part = Part(oid, extent_of(oid, blocks), content)
         if part.extent != extent:
             self._memory.keep(part)
         return part
@@ -298,7 +298,7 @@ class BlockCache:
         if len(lacking) < len(absent):
             self._spawn(self._will_need, oid, blocks)
         for run in runs(lacking, self._settings.part_bytes // BLOCK_BYTES):
-            if not self._memory.try_reserve(_extent(oid, run).length, demand=False):
+            if not self._memory.try_reserve(extent_of(oid, run).length, demand=False):
                 self._dropped += 1
                 return max(extent.start, run.start * BLOCK_BYTES)
             self._start(source, oid, run, reserved=True)
@@ -396,8 +396,3 @@ class CachedContent:
     def cached_bytes(self, oid: ObjectId) -> int:
         """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
         return self._cache.cached_bytes(oid)
-
-
-def _extent(oid: ObjectId, blocks: range) -> Extent:
-    """Return the bytes of a run of blocks of *oid*."""
-    return Extent(blocks.start * BLOCK_BYTES, blocks.stop * BLOCK_BYTES).clip(oid.size)

@@ -21,6 +21,11 @@ from aliasfs.store.base import ObjectId
 from mountd.blockfile import BLOCK_BYTES
 
 
+def extent_of(oid: ObjectId, blocks: range) -> Extent:
+    """Return the bytes of a run of blocks of *oid*."""
+    return Extent(blocks.start * BLOCK_BYTES, blocks.stop * BLOCK_BYTES).clip(oid.size)
+
+
 @dataclass(slots=True, eq=False)
 class Part:
     """The bytes of *extent* of *oid*, which begins and ends at a block boundary or the end of the object."""
