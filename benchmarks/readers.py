@@ -54,8 +54,12 @@ def many(directory: str, count: str, processes: str, again: str = "") -> dict[st
             children.append(pid)
             continue
         os.close(go_write)
-        _read_shard(paths[shard::workers], (go_read, said_write), again)
-        os._exit(0)
+        try:
+            _read_shard(paths[shard::workers], (go_read, said_write), again)
+        except OSError as problem:
+            print(problem, file=sys.stderr, flush=True)
+        finally:
+            os._exit(0)
     os.close(go_read)
     os.close(said_write)
     _totals(said_read, workers)
