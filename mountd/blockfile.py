@@ -20,12 +20,14 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from xxhash import xxh3_64, xxh3_64_intdigest, xxh32_intdigest
 
 from aliasfs.store.base import ObjectId
+from mountd.pagetrail import PageTrail
 
 BLOCK_BYTES = 256 * 1024
 """One checksum, one record: two kernel reads of 128 KiB, and small enough that a random 4 KiB read costs one
@@ -204,12 +206,13 @@ class Damage:
 class ObjectFiles:
     """The open pair of files of one version."""
 
-    __slots__ = ("_bytes_fd", "_map_fd", "identity")
+    __slots__ = ("_bytes_fd", "_closed", "_map_fd", "identity")
 
     def __init__(self, identity: Identity, bytes_fd: int, map_fd: int) -> None:
         self.identity = identity
         self._bytes_fd = bytes_fd
         self._map_fd = map_fd
+        self._closed = False
 
     @classmethod
     def open(cls, identity: Identity, objects: Path) -> ObjectFiles:
@@ -255,6 +258,7 @@ class ObjectFiles:
 
     def close(self) -> None:
         """Close both files; no thread may be using them."""
+        self._closed = True
         os.close(self._bytes_fd)
         os.close(self._map_fd)
 
@@ -304,7 +308,9 @@ class ObjectFiles:
         base = identity.record_at(blocks[0])
         records = memoryview(bytearray(identity.record_at(blocks[-1]) + _RECORD.size - base))
         _read_full(self._map_fd, records, base, flags)
-        _read_full(self._bytes_fd, into, blocks[0] * BLOCK_BYTES, flags)
+        at = blocks[0] * BLOCK_BYTES
+        _read_full(self._bytes_fd, into, at, flags)
+        self.drop_pages(at, len(into))  # the mount's own pages are enough
         damaged = []
         for block in blocks:
             at = (block - blocks[0]) * BLOCK_BYTES
@@ -316,9 +322,13 @@ class ObjectFiles:
                 damaged.append(Damage(block, corrupt=still == record and any(record)))
         return damaged
 
-    def write(self, first: int, content: memoryview) -> None:
-        """Store *content*, whole blocks from block *first* on: the bytes, then their records."""
+    def write(self, first: int, content: memoryview, trail: PageTrail) -> None:
+        """Store *content*, whole blocks from block *first* on: the bytes, then their records.
+
+        The kernel's pages of it are given back through *trail*.
+        """
         _write_all(self._bytes_fd, content, first * BLOCK_BYTES)
+        trail.wrote(self, first * BLOCK_BYTES, len(content))
         count = -(-len(content) // BLOCK_BYTES)
         for segment in segments_of(range(first, first + count)):
             start = max(first, segment * SEGMENT_BLOCKS)
@@ -330,6 +340,12 @@ class ObjectFiles:
                 for block in range(start, stop)
             )
             _write_all(self._map_fd, memoryview(records), self.identity.record_at(start))
+
+    def drop_pages(self, offset: int, length: int) -> None:
+        """Have the kernel write a range of the bytes and drop its clean pages (posix_fadvise(2)); only advice."""
+        if not self._closed:
+            with suppress(OSError):
+                os.posix_fadvise(self._bytes_fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def forget_block(self, block: int) -> None:
         """Give the disk space of *block* back: its record first, then its bytes."""

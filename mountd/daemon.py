@@ -19,7 +19,7 @@ import trio
 
 from aliasfs import __version__
 from aliasfs.config import Config
-from aliasfs.errors import AliasfsError, NotSupported
+from aliasfs.errors import AliasfsError
 from aliasfs.store.guard import GuardedStore
 from aliasfs.wire import (
     AliasStatus,
@@ -32,9 +32,7 @@ from aliasfs.wire import (
     VerifyProgress,
     VerifyReport,
 )
-from mountd import upkeep
 from mountd.blocks import BlockCache
-from mountd.disk import CacheDisk
 from mountd.metrics import metrics_text
 from mountd.ops import Ops
 from mountd.settings import ServeOptions
@@ -102,10 +100,7 @@ class Daemon:
 
     def cache_status(self) -> CacheStatus:
         """Return the facts of the disk cache."""
-        if self.cache.disk is None:
-            return CacheStatus()
-        facts = self.cache.statistics()
-        return upkeep.status(self.cache.disk, hits=facts.hits, misses=facts.misses, bytes_fetched=facts.bytes_fetched)
+        return self.cache.status()
 
     def metrics_text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -135,20 +130,11 @@ class Daemon:
 
     async def cache_evict(self, request: EvictRequest) -> EvictReport:
         """Give cached bytes back as *request* says."""
-        return await trio.to_thread.run_sync(upkeep.evict_report, self._disk(), request.to_bytes)
+        return await self.cache.evict(request.to_bytes)
 
     async def cache_verify(self, report: Callable[[VerifyProgress], None]) -> VerifyReport:
-        """Check every cached block and drop the bad ones; ends early when the asker goes away."""
-
-        def report_from_thread(progress: VerifyProgress) -> None:
-            trio.from_thread.run_sync(report, progress)
-
-        return await trio.to_thread.run_sync(upkeep.verify_report, self._disk(), report_from_thread)
-
-    def _disk(self) -> CacheDisk:
-        if self.cache.disk is None:
-            raise NotSupported("there is no disk cache on this mount: cache.enabled is off")
-        return self.cache.disk
+        """Check every cached block and drop the bad ones."""
+        return await self.cache.verify(report)
 
     # movers
 

@@ -26,6 +26,7 @@ from mountd.blockfile import BLOCK_BYTES, SEGMENT_BLOCKS, BadHeader, Identity, O
 from mountd.cachedir import CacheDirectory, Found
 from mountd.ledger import ENTRY_BYTES, Entry, Ledger
 from mountd.objecttable import ObjectTable
+from mountd.pagetrail import PageTrail
 from mountd.space import Space
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class CacheDisk:
         self._directory = directory
         self._table = ObjectTable(Ledger(budget_bytes), directory.objects, max_open_objects)
         self.space = Space(self._table, directory, min_free_bytes, clock)
+        self._trail = PageTrail()
         self._reason = ""
         self._nowait_works = self._readable = True
         self._bad = self._read = self._written = self._refused = 0
@@ -331,7 +333,7 @@ class CacheDisk:
         if not self.space.make(cost):
             return False
         try:
-            _files(entry).write(run.start, content)
+            _files(entry).write(run.start, content, self._trail)
         except OSError:
             with self._table.lock:
                 entry.surplus += cost
