@@ -1,14 +1,18 @@
 """Says "ready" to whoever started the daemon: systemd's socket, and the pipe of `aliasfs mount`.
 
-Source: sd_notify(3), the datagram protocol on $NOTIFY_SOCKET.
+Nobody has to listen: a starter that went away is logged, and the mount goes on. Source: sd_notify(3), the datagram
+protocol on $NOTIFY_SOCKET.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
 from aliasfs.wire import Readiness
+
+log = logging.getLogger(__name__)
 
 
 class Starter:
@@ -33,9 +37,12 @@ class Starter:
         if not self._notify_socket:
             return
         address = self._notify_socket
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.connect("\0" + address[1:] if address.startswith("@") else address)
-            channel.sendall(state.encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.connect("\0" + address[1:] if address.startswith("@") else address)
+                channel.sendall(state.encode())
+        except OSError as exc:
+            log.info("systemd does not listen on %s: %s", address, exc.strerror)
 
     def _write(self, readiness: Readiness) -> None:
         if self._ready_fd is None:
@@ -43,6 +50,8 @@ class Starter:
         line = readiness.model_dump_json().encode() + b"\n"
         try:
             os.write(self._ready_fd, line)
+        except OSError as exc:
+            log.info("the starter went away before it could hear of the start: %s", exc.strerror)
         finally:
             os.close(self._ready_fd)
             self._ready_fd = None

@@ -153,6 +153,14 @@ def test_an_object_that_is_replaced_while_it_is_read_gives_old_bytes_or_estale(s
     assert path.read_bytes() == versions[-1]
 
 
+def _pread(fd: int, offset: int) -> bytes | int | None:
+    """Return 1,000 bytes, or the errno that stands in their place."""
+    try:
+        return os.pread(fd, 1000, offset)
+    except OSError as exc:
+        return exc.errno
+
+
 @pytest.mark.parametrize("served", ["s3-obstore"], indirect=True)
 def test_an_open_file_is_its_version_or_stale_and_the_path_is_the_new_one(served: Served) -> None:
     old, new = _content(1, 9_000_000), _content(2, 9_000_000)
@@ -167,10 +175,7 @@ def test_an_open_file_is_its_version_or_stale_and_the_path_is_the_new_one(served
         assert path.read_bytes() == new
         assert path.stat().st_ino != number
         for offset in range(0, 9_000_000, 500_000):
-            try:
-                assert os.pread(file.fileno(), 1000, offset) == old[offset : offset + 1000]
-            except OSError as exc:
-                assert exc.errno == errno.ESTALE
+            assert _pread(file.fileno(), offset) in (old[offset : offset + 1000], errno.ESTALE)
     assert os.getxattr(path, "user.aliasfs.etag")
     assert int(os.getxattr(path, "user.aliasfs.cached_bytes")) > 0
 

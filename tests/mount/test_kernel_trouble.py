@@ -1,0 +1,332 @@
+"""A store that misbehaves, a cache that fails, a daemon that is killed: errnos where they belong, no wrong byte."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Mounting
+from support.bad_server import BODY, KEY, BadServer, bad_server, gets_of_the_object
+from support.http_server import web_server
+from support.mounted import ROOT, Mounted
+
+TIMEOUT_S = 2.0
+EXPECTED = ("is down", "StoreUnavailable", "StoreTimeout", "StoreError", "CorruptObject", "StaleObject", "AccessDenied")
+
+
+@pytest.fixture
+def bad() -> Iterator[BadServer]:
+    with bad_server() as server:
+        yield server
+
+
+def _bad_alias(server: BadServer, engine: str = "obstore", ttl: float = 0) -> dict[str, Any]:
+    options = {"key": "test", "secret": "not-to-be-seen", "endpoint_url": server.url}
+    return {"url": "s3://bucket", "options": options, "engine": engine, "ttl": ttl}
+
+
+@pytest.fixture(params=["obstore", "fsspec"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def troubled(mount: Mounting, bad: BadServer, source: Path, engine: str) -> Mounted:
+    """A mount of the bad server as BAD, and of a local directory as L."""
+    aliases = {"BAD": _bad_alias(bad, engine), "L": str(source)}
+    mounted = mount(aliases, daemon={"request_timeout": TIMEOUT_S})
+    mounted.expect(*EXPECTED)
+    return mounted
+
+
+def _errno(path: Path) -> str:
+    try:
+        path.read_bytes()
+    except OSError as exc:
+        return errno.errorcode[exc.errno or 0]
+    return "OK"
+
+
+def _is_untouched(mounted: Mounted) -> None:
+    """Check that neither the root nor the other alias is slowed; generously, for machines are slow at times."""
+    began = time.monotonic()
+    assert sorted(os.listdir(mounted.point)) == ["BAD", "L"]
+    assert (mounted.point / "L" / "file").read_bytes() == b"0123456789"
+    assert time.monotonic() - began < TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("trouble", "allowed"),
+    [
+        ("hang", {"EIO", "ETIMEDOUT"}),
+        ("403", {"EACCES"}),
+        ("404", {"ENOENT", "ESTALE"}),
+        ("500", {"EIO", "ETIMEDOUT"}),
+        ("503", {"EIO", "ETIMEDOUT"}),
+        ("412", {"ESTALE", "EIO"}),
+        ("reset", {"EIO", "ETIMEDOUT"}),
+        ("short", {"EIO", "ETIMEDOUT"}),
+        ("wrong range", {"EIO"}),
+        ("other etag", {"ESTALE", "EIO"}),
+    ],
+)
+def test_each_trouble_is_an_errno_within_bounded_time_and_harms_no_other_alias(
+    troubled: Mounted, bad: BadServer, trouble: Any, allowed: set[str]
+) -> None:
+    path = troubled.point / "BAD" / KEY
+    assert path.stat().st_size == len(BODY)
+    bad.only = gets_of_the_object
+    bad.always = trouble
+    answers: list[str] = []
+    reading = threading.Thread(target=lambda: answers.append(_errno(path)))
+    began = time.monotonic()
+    reading.start()
+    _is_untouched(troubled)
+    reading.join(60)
+    assert answers, "no answer"
+    assert answers[0] in allowed
+    assert time.monotonic() - began < 15 * TIMEOUT_S
+    bad.always = None
+    deadline = time.monotonic() + 40
+    while _errno(path) != "OK" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert path.read_bytes() == BODY
+    assert "not-to-be-seen" not in troubled.said
+
+
+@pytest.mark.parametrize("engine", ["obstore"], indirect=True)
+def test_a_read_that_breaks_off_once_is_made_good(troubled: Mounted, bad: BadServer) -> None:
+    bad.only = gets_of_the_object
+    bad.queue.extend(["reset", "short", "500"])
+    assert _errno(troubled.point / "BAD" / KEY) in ("OK", "EIO")
+    assert (troubled.point / "BAD" / KEY).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("engine", ["obstore"], indirect=True)
+def test_while_the_store_is_away_what_is_cached_is_served(troubled: Mounted, bad: BadServer) -> None:
+    path = troubled.point / "BAD" / KEY
+    assert os.listdir(path.parent) == ["object"]
+    assert path.read_bytes() == BODY
+    for trouble in ("500", "hang"):
+        bad.always = trouble  # type: ignore[assignment]
+        assert path.read_bytes() == BODY
+        assert os.listdir(path.parent) == ["object"]
+        assert _errno(path.with_name("unknown")) in ("EIO", "ETIMEDOUT")
+        _is_untouched(troubled)
+    with troubled.client() as client:
+        health = {alias.name: alias.health for alias in client.status().aliases}
+    assert health == {"BAD": "failing", "L": "ok"}
+    bad.always = None
+
+
+@pytest.mark.parametrize("engine", ["obstore"], indirect=True)
+def test_a_mount_starts_though_its_store_is_away_and_recovers_with_it(
+    mount: Mounting, bad: BadServer, source: Path, engine: str
+) -> None:
+    bad.always = "500"
+    mounted = mount({"BAD": _bad_alias(bad), "L": str(source)}, daemon={"request_timeout": TIMEOUT_S})
+    mounted.expect(*EXPECTED)
+    _is_untouched(mounted)
+    assert _errno(mounted.point / "BAD" / KEY) in ("EIO", "ETIMEDOUT")
+    bad.always = None
+    deadline = time.monotonic() + 40
+    while _errno(mounted.point / "BAD" / KEY) != "OK" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (mounted.point / "BAD" / KEY).read_bytes() == BODY
+
+
+# the cache
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    root = tmp_path / "www"
+    root.mkdir()
+    chance = random.Random(1)
+    for index in range(6):
+        (root / f"f{index}").write_bytes(chance.randbytes(1_500_000 + index))
+    with web_server(root, etags=True) as url:
+        yield root, url
+
+
+def _all_match(mounted: Mounted, root: Path) -> None:
+    for path in sorted(root.iterdir()):
+        assert (mounted.point / "W" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_reads_go_on_when_the_cache_directory_vanishes(mount: Mounting, web: tuple[Path, str]) -> None:
+    root, url = web
+    mounted = mount({"W": {"url": url, "ttl": 0}})
+    mounted.expect("cache")
+    _all_match(mounted, root)
+    shutil.rmtree(mounted.cache_dir)
+    _drop_page_cache(mounted)
+    _all_match(mounted, root)
+    (root / "f9").write_bytes(os.urandom(2_000_000))
+    _all_match(mounted, root)
+
+
+def test_reads_go_on_when_the_cache_cannot_be_made(mount: Mounting, web: tuple[Path, str], tmp_path: Path) -> None:
+    root, url = web
+    (tmp_path / "in-the-way").write_bytes(b"a file, not a directory")
+    mounted = mount({"W": {"url": url}}, cache={"dir": str(tmp_path / "in-the-way" / "cache")})
+    mounted.expect("cache")
+    _all_match(mounted, root)
+    with mounted.client() as client:
+        cache = client.status().cache
+    assert cache.state == "failed"
+    assert str(tmp_path / "in-the-way") in cache.reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_reads_go_on_when_the_disk_of_the_cache_is_full_or_turns_read_only(
+    mount: Mounting, web: tuple[Path, str], tmp_path: Path
+) -> None:
+    root, url = web
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], check=True)
+    try:
+        mounted = mount({"W": {"url": url, "ttl": 0}}, cache={"dir": str(disk / "cache")})
+        mounted.expect("cache", "No space")
+        _all_match(mounted, root)
+        (disk / "filler").write_bytes(b"x" * 100_000)
+        with contextlib.suppress(OSError):
+            (disk / "more").write_bytes(b"x" * 4_000_000)
+        _drop_page_cache(mounted)
+        _all_match(mounted, root)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for path in root.iterdir():
+            path.write_bytes(path.read_bytes()[::-1])
+        _all_match(mounted, root)
+        mounted.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_the_cache_keeps_to_its_budget(mount: Mounting, web: tuple[Path, str]) -> None:
+    root, url = web
+    budget = 4_000_000
+    mounted = mount({"W": {"url": url, "ttl": 0}}, cache={"size": budget})
+    mounted.expect("cache")
+    for _ in range(3):
+        _all_match(mounted, root)
+        used = sum(path.lstat().st_blocks * 512 for path in mounted.cache_dir.rglob("*"))
+        assert used <= budget + 65536
+    with mounted.client() as client:
+        assert client.status().cache.used_bytes <= budget
+
+
+def test_damage_in_the_cache_is_never_seen(mount: Mounting, web: tuple[Path, str]) -> None:
+    root, url = web
+    chance = random.Random(3)
+    mounted = mount({"W": {"url": url, "ttl": 0}})
+    mounted.expect("cache", "block", "dropped", "damaged")
+    for _ in range(3):
+        _all_match(mounted, root)
+        mounted.stop()
+        for path in mounted.cache_dir.rglob("*"):
+            if path.is_file() and path.stat().st_size and path.name != "lock":
+                with path.open("r+b") as file:
+                    file.seek(chance.randrange(path.stat().st_size))
+                    file.write(chance.randbytes(100))
+        assert mounted.start().ready
+    _all_match(mounted, root)
+
+
+def test_two_daemons_never_share_one_cache(mount: Mounting, source: Path) -> None:
+    first = mount({"L": str(source)})
+    second = mount({"L": str(source)}, folder="second", cache={"dir": str(first.cache_dir)}, start=False)
+    second.expect("ERROR")
+    readiness = second.start()
+    assert not readiness.ready
+    assert str(first.cache_dir) in readiness.error
+    assert str(first.pid) in readiness.error
+    assert "Traceback" not in second.said
+    assert second.process is not None
+    assert second.process.wait(10) == readiness.exit != 0
+
+
+def _drop_page_cache(mounted: Mounted) -> None:
+    """Have the kernel forget what it keeps of the files of the alias W, so that reads reach the daemon."""
+    for path in (mounted.point / "W").iterdir():
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+# kill -9
+
+LOAD = """
+import hashlib, os, random, sys
+root, seed = sys.argv[1], int(sys.argv[2])
+expected = dict(item.split("=") for item in sys.argv[3:])
+chance = random.Random(seed)
+while True:
+    name = chance.choice(sorted(expected))
+    try:
+        with open(os.path.join(root, name), "rb", buffering=0) as file:
+            digest = hashlib.md5()
+            while piece := file.read(1 << 17):
+                digest.update(piece)
+    except OSError:
+        continue
+    if digest.hexdigest() != expected[name]:
+        print("WRONG", name, flush=True)
+        sys.exit(3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_kill_9_under_load_50_times_leaves_no_wrong_byte(mount: Mounting, web: tuple[Path, str]) -> None:
+    root, url = web
+    expected = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in root.iterdir()}
+    chance = random.Random(5)
+    mounted = mount({"W": {"url": url, "ttl": 1}}, limit_s=270, cache={"size": 7_000_000})
+    for _ in range(50):
+        items = [f"{name}={digest}" for name, digest in expected.items()]
+        readers = [
+            subprocess.Popen([sys.executable, "-S", "-c", LOAD, mounted.point / "W", str(seed), *items])
+            for seed in (chance.randrange(1000), chance.randrange(1000))
+        ]
+        try:
+            time.sleep(chance.uniform(0.05, 0.6))
+            mounted.kill()
+            assert [reader.poll() for reader in readers] == [None, None], "a reader saw a wrong byte"
+        finally:
+            for reader in readers:
+                reader.send_signal(signal.SIGKILL)
+                reader.wait()
+        assert mounted.start().ready, mounted.said
+    _all_match(mounted, root)
+    mounted.stop()
+    said = _verify(mounted.cache_dir)
+    assert said["bad_blocks"] == 0, "a kill may cost blocks, but leaves none that does not verify"
+
+
+def _verify(cache_dir: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mountd", "cache", "verify", "--dir", cache_dir, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
