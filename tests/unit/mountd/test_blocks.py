@@ -352,8 +352,10 @@ async def test_a_disk_that_vanishes_is_done_without_and_taken_up_again(
         assert cache.status().state == "failed"
         assert str(place) in cache.status().reason
         place.unlink()
-        while cache.status().state == "failed":
+        assert cache.disk is not None
+        while not cache.disk.accepts_writes:  # it has recovered, and has been scanned anew
             await trio.lowlevel.checkpoint()
+        assert cache.status().state == "on"
         third = store.put("c", MIB)
         assert await view.read(third, Extent(0, MIB)) == store.content(third)
         await written(cache)
