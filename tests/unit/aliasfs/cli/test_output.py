@@ -49,6 +49,7 @@ def test_progress_draws_nothing_into_a_pipe(
 def test_progress_draws_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "_PROGRESS_AFTER_S", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     with output.progress("working") as report:
         report(1, 2)
     captured = capsys.readouterr()
