@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.bucket import Layout
 from benchmarks.mounts import BenchError, Mount, drop_page_cache, touch_memory
 
-STEP_LIMIT_S = 180.0
+STEP_LIMIT_S = 300.0
 _QUIET_S = 0.4
 _WARM_PASSES = 3
 _SLOW_S = 10.0
