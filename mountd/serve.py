@@ -17,7 +17,7 @@ from aliasfs.config import CacheSettings, Config
 from aliasfs.errors import ConfigError, MountError
 from aliasfs.mounts import canonical_point
 from aliasfs.registry import Alias
-from aliasfs.store import open_store
+from aliasfs.store import open_store, preload
 from aliasfs.store.aio import AsyncioBridge
 from aliasfs.store.base import Content
 from aliasfs.store.guard import GuardConfig, GuardedStore
@@ -62,6 +62,7 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         ops = Ops(vfs)
         daemon = Daemon(point, options, config, vfs, ops, cache)
         movers = await stack.enter_async_context(trio.open_nursery())
+        movers.start_soon(_preload, list(config.registry.values()))
         await movers.start(serve_control, daemon, socket_path(point))
         _mount(ops, point, allow_other=options.allow_other or config.mount.allow_other)
         stack.callback(pyfuse3.close)
@@ -136,6 +137,14 @@ def _mount(ops: Ops, point: Path, *, allow_other: bool) -> None:
         pyfuse3.init(ops, str(point), mount_options(allow_other=allow_other))
     except RuntimeError as exc:
         raise MountError(f"cannot mount {point}: {exc}; 'aliasfs doctor' says what is missing") from exc
+
+
+async def _preload(aliases: list[Alias]) -> None:
+    """Import storage libraries while the mount is being made; what cannot be imported is said by who needs it."""
+    try:
+        await trio.to_thread.run_sync(preload, aliases)
+    except ImportError as exc:
+        log.warning("a storage library cannot be loaded: %s", exc)
 
 
 async def _greet(starter: Starter, point: Path, status: str) -> None:

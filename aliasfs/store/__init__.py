@@ -6,9 +6,10 @@ needs them, and nothing is asked of a disk or a network before the first call.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -63,6 +64,16 @@ def _on_bridge(alias: Alias, target: str, prefix: str, bucket: Bucket, bridge: A
 
     place = Place(alias.url, target, prefix)
     return ObjectStore(place, bucket, bridge or AsyncioBridge(), owns_bridge=bridge is None)
+
+
+def preload(aliases: Iterable[Alias]) -> None:
+    """Import the libraries that *aliases* will need; blocks for about a second, for nothing but Python's own files.
+
+    The first request would do it else, and somebody would wait for it.
+    """
+    for scheme in {alias.url.partition(":")[0] for alias in aliases if not alias.is_local}:
+        for library in _LIBRARIES.get(scheme, ("fsspec",)):
+            importlib.import_module(library)
 
 
 def _takes_obstore(alias: Alias, unknown: list[str]) -> bool:
@@ -139,6 +150,13 @@ _OBJECT_STORES: dict[str, Callable[[Alias, ObjectUrl, float], tuple[str, Bucket]
     "abfss": _azure,
     "azfs": _azure,
     "gs": _gs,
+}
+
+
+_LIBRARIES = {
+    "s3": ("obstore.store", "s3fs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "azfs"), ("obstore.store", "adlfs", "azure.storage.blob.aio")),
+    "gs": ("obstore.store",),
 }
 
 
