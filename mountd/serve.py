@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -63,11 +63,11 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         daemon = Daemon(point, options, config, vfs, ops, cache)
         movers = await stack.enter_async_context(trio.open_nursery())
         movers.start_soon(_preload, list(config.registry.values()))
-        await movers.start(serve_control, daemon, socket_path(point))
+        await movers.start(_control, daemon, socket_path(point))
         _mount(ops, point, allow_other=options.allow_other or config.mount.allow_other)
         stack.callback(pyfuse3.close)
-        movers.start_soon(daemon.sample)
-        movers.start_soon(daemon.watch_config)
+        for mover in (daemon.sample, daemon.watch_config):
+            movers.start_soon(_dispensable, mover)
         movers.start_soon(_obey_signals, daemon)
         movers.start_soon(_greet, starter, point, f"serving {len(config.registry)} aliases on {point}")
         await pyfuse3.main()
@@ -137,6 +137,30 @@ def _mount(ops: Ops, point: Path, *, allow_other: bool) -> None:
         pyfuse3.init(ops, str(point), mount_options(allow_other=allow_other))
     except RuntimeError as exc:
         raise MountError(f"cannot mount {point}: {exc}; 'aliasfs doctor' says what is missing") from exc
+
+
+async def _dispensable(mover: Callable[[], Awaitable[None]]) -> None:
+    """Run *mover*; a bug in it costs what it does, not the mount."""
+    try:
+        await mover()
+    except Exception:
+        log.exception("a bug in aliasfs: %s has ended, the mount goes on without it", mover.__name__)
+
+
+async def _control(
+    daemon: Daemon, socket: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve the control door; once it is open, a bug in it does not end the mount."""
+    is_open = False
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, daemon, socket)
+            is_open = True
+            task_status.started()
+    except Exception:
+        if not is_open:
+            raise
+        log.exception("a bug in aliasfs: the control door has closed, the mount goes on without it")
 
 
 async def _preload(aliases: list[Alias]) -> None:
