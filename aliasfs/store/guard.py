@@ -84,6 +84,7 @@ class GuardedStore:
         self._down_until_s: float | None = None
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
+        self._closed = False
 
     @property
     def target(self) -> str:
@@ -124,6 +125,7 @@ class GuardedStore:
                 yield page
 
     async def aclose(self) -> None:
+        self._closed = True
         await self._inner.aclose()
 
     async def _guarded(self, request: Callable[[], Awaitable[T]], *, extra_s: float = 0.0) -> T:
@@ -170,6 +172,8 @@ class GuardedStore:
             self._probing = False
 
     def _failed(self, error: AliasfsError) -> None:
+        if self._closed:  # what closing cut off says nothing of the store
+            return
         self._errors += 1
         self._failures += 1
         self._last_error = str(error)

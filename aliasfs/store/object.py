@@ -7,12 +7,21 @@ request. A directory exists when a key lies below it and wins over an object of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import Buffer
 
-from aliasfs.errors import AccessDenied, AliasfsError, CorruptObject, NotADirectory, NotALink, NotFound, StaleObject
+from aliasfs.errors import (
+    AccessDenied,
+    AliasfsError,
+    CorruptObject,
+    NotADirectory,
+    NotALink,
+    NotFound,
+    StaleObject,
+    StoreUnavailable,
+)
 from aliasfs.extents import Extent
 from aliasfs.store.aio import AsyncioBridge
 from aliasfs.store.base import Kind, ObjectId, ObjectInfo, directory_info
@@ -20,6 +29,9 @@ from aliasfs.store.bucket import PAGE_KEYS, Bucket, Listing, RawObject, RawPage,
 from aliasfs.store.names import checked_key, printable
 
 T = TypeVar("T")
+
+CLOSE_PATIENCE_S = 5.0
+"""How long closing waits for cancelled requests; some library might not let go of one."""
 
 
 class Place(NamedTuple):
@@ -41,6 +53,7 @@ class ObjectStore:
         self._bridge = bridge
         self._owns_bridge = owns_bridge
         self._closed = False
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def target(self) -> str:
@@ -52,7 +65,7 @@ class ObjectStore:
 
     async def stat(self, key: str) -> ObjectInfo:
         checked_key(key)
-        return await self._bridge.call(self._stat, key)
+        return await self._call(self._stat, key)
 
     async def _stat(self, key: str) -> ObjectInfo:
         if not key:
@@ -80,10 +93,10 @@ class ObjectStore:
         listing = Listing(self._url, key, prefix)
         token: str | None = None
         while True:
-            page = await self._bridge.call(self._bucket.page, prefix, token, PAGE_KEYS)
+            page = await self._call(self._bucket.page, prefix, token, PAGE_KEYS)
             entries = listing.add(page)
             if not listing.seen_any and page.token is None and key:
-                await self._bridge.call(self._explain_nothing, key)
+                await self._call(self._explain_nothing, key)
             if entries:
                 yield entries
             token = page.token
@@ -106,7 +119,7 @@ class ObjectStore:
 
     async def read(self, oid: ObjectId, extent: Extent) -> Buffer:
         start, stop = extent
-        got: RawRange = await self._bridge.call(self._bucket.get, self._prefix + oid.key, oid.etag, start, stop)
+        got: RawRange = await self._call(self._bucket.get, self._prefix + oid.key, oid.etag, start, stop)
         if got.etag != oid.etag:
             raise StaleObject(f"{self._path(oid.key)} was replaced since it was opened")
         count = memoryview(got.body).nbytes
@@ -117,10 +130,33 @@ class ObjectStore:
             )
         return got.body
 
+    async def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Return what the asyncio *function* returns; raises StoreUnavailable once the store is closed."""
+        return await self._bridge.call(self._run, function, *args)
+
+    async def _run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        if self._closed:
+            raise StoreUnavailable(f"{self._url}: the store is closed")
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await function(*args)
+        finally:
+            self._running.discard(task)
+
+    async def _close(self) -> None:
+        """End what is under way, which would open connections anew, and then close the bucket."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_PATIENCE_S)
+        await self._bucket.aclose()
+
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._bridge.call(self._bucket.aclose)
+            await self._bridge.call(self._close)
         if self._owns_bridge:
             await self._bridge.aclose()
 
