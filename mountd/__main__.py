@@ -132,4 +132,9 @@ def _log_to_stderr(level: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # Not sys.exit: threads of obstore 0.12 that come back while the interpreter ends abort it (SIGABRT), and a clean
+    # stop would look like a crash. All that matters is closed by now.
+    os._exit(code)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import trio
 from typing_extensions import Buffer
 
 from aliasfs.errors import (
@@ -91,17 +92,21 @@ class ObjectStore:
         checked_key(key)
         prefix = f"{self._prefix}{key}/" if key else self._prefix
         listing = Listing(self._url, key, prefix)
-        token: str | None = None
-        while True:
-            page = await self._call(self._bucket.page, prefix, token, PAGE_KEYS)
-            entries = listing.add(page)
-            if not listing.seen_any and page.token is None and key:
-                await self._call(self._explain_nothing, key)
-            if entries:
-                yield entries
-            token = page.token
-            if token is None:
-                break
+        pages = _Pages(self._bucket, prefix, self._running)
+        try:
+            while True:
+                page = await self._call(pages.next)
+                entries = listing.add(page)
+                if not listing.seen_any and page.token is None and key:
+                    await self._call(self._explain_nothing, key)
+                if entries:
+                    yield entries
+                if page.token is None:
+                    break
+        finally:
+            if not self._closed:
+                with trio.CancelScope(shield=True):
+                    await self._bridge.call(pages.close)
         listing.finish()
 
     async def _explain_nothing(self, key: str) -> None:
@@ -162,6 +167,38 @@ class ObjectStore:
 
     def _path(self, key: str) -> str:
         return printable(f"{self._url}/{key}")
+
+
+class _Pages:
+    """The raw pages of one directory, each asked for while the one before it is used: a listing then takes
+    the time of the store or that of its reader, not both. Used in the asyncio thread; *running* has its tasks.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str, running: set[asyncio.Task[Any]]) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._running = running
+        self._ahead: asyncio.Task[RawPage] | None = None
+
+    async def next(self) -> RawPage:
+        """Return the next page, or the first; not to be called after the last."""
+        task, self._ahead = self._ahead or self._ask(None), None
+        page = await task
+        if page.token is not None:
+            self._ahead = self._ask(page.token)
+        return page
+
+    def _ask(self, token: str | None) -> asyncio.Task[RawPage]:
+        task = asyncio.get_running_loop().create_task(self._bucket.page(self._prefix, token, PAGE_KEYS))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def close(self) -> None:
+        """End the request for a page that nobody will use."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
 
 
 async def _answer(request: Awaitable[T]) -> T | AliasfsError:
