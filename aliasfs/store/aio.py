@@ -80,7 +80,8 @@ class AsyncioBridge:
     async def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Return what `await function(*args)` returns in the asyncio thread, or raise what it raises.
 
-        Always a checkpoint; a round trip took 195 us on a busy machine (2026-11-20). Raises StoreUnavailable when the bridge is closed.
+        Always a checkpoint; a round trip took 195 us on a busy machine (2026-11-20). Raises StoreUnavailable
+        when the bridge is closed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         loop = self._running_loop()
