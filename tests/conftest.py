@@ -1,12 +1,27 @@
-"""Servers that live as long as the test session, each in a process of its own."""
+"""Servers that live as long as the test session, each in a process of its own; and no warning goes unnoticed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.processes import AZURITE_ACCOUNT, AZURITE_KEY, azurite_server, moto_server
+
+
+@pytest.fixture(autouse=True)
+def no_logged_warnings(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test during which one of our loggers warned, unless it takes `caplog` itself or is marked so."""
+    yield
+    if "caplog" in request.node._fixtureinfo.argnames or request.node.get_closest_marker("warns_in_log"):
+        return
+    complaints = [
+        f"{record.name}: {record.getMessage()}"
+        for record in caplog.get_records("call")
+        if record.levelno >= logging.WARNING and record.name.partition(".")[0] in ("aliasfs", "mountd")
+    ]
+    assert not complaints, "logged: " + "; ".join(complaints)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ def test_every_call(tmp_path: Path) -> None:
         assert daemon.stop().stopping
 
 
+@pytest.mark.warns_in_log
 def test_errors_come_back_as_the_class_they_had(tmp_path: Path) -> None:
     backend = FakeBackend(point=str(tmp_path), failure=errors.NotSupported("no cache is configured"))
     with served(backend), DaemonClient(tmp_path) as daemon:
@@ -107,6 +108,7 @@ def test_running_daemons_leaves_the_dead_out(tmp_path: Path) -> None:
     assert running_daemons() == []
 
 
+@pytest.mark.warns_in_log
 def test_a_daemon_in_trouble_does_not_hide_the_others(tmp_path: Path) -> None:
     complaints: list[str] = []
     broken = FakeBackend(point=str(tmp_path / "a"), failure=KeyError("x"))

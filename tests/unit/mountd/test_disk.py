@@ -380,6 +380,7 @@ def test_a_directory_that_vanishes_degrades_the_cache_and_recovers(
     assert read_all(disk, oid) == bytes(content_of(oid))
 
 
+@pytest.mark.warns_in_log
 def test_a_place_where_no_directory_can_be_is_a_degraded_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     disk = opened(tmp_path / "file" / "cache")
@@ -415,6 +416,7 @@ def test_a_full_file_system_shrinks_the_cache_before_it_fails(small_disk: Path) 
     disk.close()
 
 
+@pytest.mark.warns_in_log
 def test_no_space_left_degrades_the_cache_until_there_is_some(small_disk: Path) -> None:
     frozen = CacheDisk(CacheDirectory(small_disk / "cache"), ROOMY, lambda: 0, clock=lambda: 0.0)
     frozen.claim()
@@ -434,6 +436,7 @@ def test_no_space_left_degrades_the_cache_until_there_is_some(small_disk: Path) 
     frozen.close()
 
 
+@pytest.mark.warns_in_log
 def test_a_read_only_file_system_degrades_the_cache_until_it_is_writable(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     disk = opened(small_disk / "cache")

@@ -87,6 +87,7 @@ def test_a_directory_in_use_is_refused(place: Path) -> None:
     disk.close()
 
 
+@pytest.mark.warns_in_log
 def test_a_directory_that_another_process_took_stays_degraded(place: Path) -> None:
     disk = open_offline(place, BUDGET)
     place.rename(place.with_name("moved"))

@@ -122,6 +122,7 @@ def test_mounts_without_a_daemon(
     assert said in finding.said
 
 
+@pytest.mark.warns_in_log
 def test_mounts_with_a_daemon(tmp_path: Path) -> None:
     mount = Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid())
     backend = FakeBackend(point=str(tmp_path))

@@ -66,6 +66,7 @@ async def test_a_long_read_gets_more_time(store: MemoryStore, guarded: GuardedSt
         await guarded.read(store.object_id("big"), Extent(0, 64_000))
 
 
+@pytest.mark.warns_in_log
 async def test_after_three_failures_calls_fail_at_once(
     store: MemoryStore, guarded: GuardedStore, autojump_clock: MockClock
 ) -> None:
@@ -79,6 +80,7 @@ async def test_after_three_failures_calls_fail_at_once(
     assert guarded.health().is_down
 
 
+@pytest.mark.warns_in_log
 async def test_one_call_probes_and_brings_it_back(
     store: MemoryStore, guarded: GuardedStore, autojump_clock: MockClock
 ) -> None:
@@ -102,6 +104,7 @@ async def test_one_call_probes_and_brings_it_back(
     assert guarded.health().consecutive_failures == 0
 
 
+@pytest.mark.warns_in_log
 async def test_each_pause_is_twice_the_last_up_to_a_limit(
     store: MemoryStore, guarded: GuardedStore, autojump_clock: MockClock
 ) -> None:
