@@ -157,6 +157,31 @@ def test_a_mount_starts_though_its_store_is_away_and_recovers_with_it(
     assert (mounted.point / "BAD" / KEY).read_bytes() == BODY
 
 
+def test_an_alias_whose_store_hangs_goes_at_once(mount: Mounting, bad: BadServer, source: Path, engine: str) -> None:
+    aliases = {"BAD": _bad_alias(bad, engine), "L": str(source)}
+    mounted = mount(aliases, daemon={"request_timeout": 30})
+    mounted.expect(*EXPECTED)
+    path = mounted.point / "BAD" / KEY
+    assert path.stat().st_size == len(BODY)
+    bad.only = gets_of_the_object
+    bad.always = "hang"
+    answers: list[str] = []
+    reading = threading.Thread(target=lambda: answers.append(_errno(path)))
+    reading.start()
+    requests = bad.requests
+    while bad.requests == requests and reading.is_alive():
+        time.sleep(0.01)
+    mounted.write_config({"L": str(source)})
+    began = time.monotonic()
+    with mounted.client() as client:
+        client.reload()
+    reading.join(20)
+    assert time.monotonic() - began < 15, "half of what the store may take to answer"
+    assert os.listdir(mounted.point) == ["L"]
+    assert answers
+    assert answers[0] in ("ESTALE", "EIO", "ENOENT")
+
+
 # the cache
 
 
