@@ -202,12 +202,14 @@ class BlockCache:
 
         return await trio.to_thread.run_sync(upkeep.verify_report, self.disk, tell, limiter=self._readers)
 
-    def cached_bytes(self, oid: ObjectId) -> int:
-        """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
-        in_memory = list(self._memory.blocks_of(oid))
-        on_disk, extra = 0, in_memory
+    async def cached_bytes(self, oid: ObjectId) -> int:
+        """Return how many bytes of *oid* are cached; the disk is asked in a thread, for it may have to open files."""
+        on_disk = 0
         if self.disk is not None:
-            on_disk, extra = self.disk.cached_bytes(oid), self.disk.lacking(oid, in_memory)
+            on_disk = await trio.to_thread.run_sync(self.disk.cached_bytes, oid, limiter=self._readers)
+        extra = list(self._memory.blocks_of(oid))
+        if self.disk is not None:
+            extra = self.disk.lacking(oid, extra)
         return on_disk + sum(extent_of(oid, range(b, b + 1)).length for b in extra)
 
     # Reading
@@ -393,6 +395,6 @@ class CachedContent:
         """Start fetching what is missing; return up to which offset all is there or on its way."""
         return self._cache.prefetch_nowait(self._source, oid, extent)
 
-    def cached_bytes(self, oid: ObjectId) -> int:
-        """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
-        return self._cache.cached_bytes(oid)
+    async def cached_bytes(self, oid: ObjectId) -> int:
+        """Return how many bytes of *oid* are cached."""
+        return await self._cache.cached_bytes(oid)

@@ -397,6 +397,5 @@ class CacheDisk:
 
 
 def _files(entry: Entry) -> ObjectFiles:
-    """Return the files of a pinned entry, which are open."""
-    assert entry.files is not None
+    assert entry.files is not None  # it is pinned, so they are open
     return entry.files

@@ -138,7 +138,7 @@ class Ops(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        return self._vfs.getxattr(InodeNo(inode), name)
+        return await self._vfs.getxattr(InodeNo(inode), name)
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:

@@ -163,6 +163,6 @@ class ReadAhead:
                 self._policy.fell_short(oid, window, reached)
         return await self._content.read(oid, extent)
 
-    def cached_bytes(self, oid: ObjectId) -> int:
-        """Return how many bytes of *oid* are cached; may block for as long as opening a file takes."""
-        return self._content.cached_bytes(oid)
+    async def cached_bytes(self, oid: ObjectId) -> int:
+        """Return how many bytes of *oid* are cached."""
+        return await self._content.cached_bytes(oid)

@@ -40,6 +40,7 @@ from aliasfs.registry import Alias, Registry
 from aliasfs.store.base import Kind, ObjectId, ObjectInfo, directory_info
 from mountd.catalog import Known, Listing
 from mountd.inodes import Inode, InodeNo, InodeTable
+from mountd.readahead import ReadAhead
 from mountd.volumes import FOREVER, Attr, Entry, VfsSettings, Volume, attr_of
 
 HandleNo = NewType("HandleNo", int)
@@ -287,7 +288,7 @@ class Vfs:
         inode = self._inodes.get(number)
         if inode.info.kind is Kind.DIRECTORY:
             raise IsADirectory(f"{inode.info.key} is a directory")
-        if flags & os.O_ACCMODE != os.O_RDONLY or flags & (os.O_TRUNC | os.O_APPEND):
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise ReadOnly(f"{inode.info.key} cannot be written: aliases are read-only in this version")
         if inode.stale:
             raise StaleObject(f"{inode.info.key} has changed in the store")
@@ -353,7 +354,7 @@ class Vfs:
             names += (b"user.aliasfs.etag", b"user.aliasfs.cached_bytes")
         return names
 
-    def getxattr(self, number: InodeNo, name: bytes) -> bytes:
+    async def getxattr(self, number: InodeNo, name: bytes) -> bytes:
         """Return the extended attribute *name*; NoAttribute when there is none of that name.
 
         Outside the namespace `user.` it is NotSupported, which `ls -l` takes as an answer for the whole mount:
@@ -371,8 +372,9 @@ class Vfs:
             return os.fsencode(f"{volume.alias.url}/{info.key}" if info.key else volume.alias.url)
         if name == b"user.aliasfs.etag":
             return info.etag.encode()
-        cached_bytes: Callable[[ObjectId], int] | None = getattr(volume.content, "cached_bytes", None)
-        return str(cached_bytes(self._object_id(volume, info)) if cached_bytes else 0).encode()
+        if not isinstance(volume.content, ReadAhead):
+            return b"0"
+        return str(await volume.content.cached_bytes(self._object_id(volume, info))).encode()
 
 
 def _must_be_served(volume: Volume) -> None:

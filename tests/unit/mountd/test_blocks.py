@@ -114,7 +114,7 @@ async def test_without_a_disk_memory_answers() -> None:
         view = cache.wrap(store)
         for _ in range(2):
             assert await view.read(oid, Extent(10, 20)) == slice_of(store, oid, Extent(10, 20))
-        assert view.cached_bytes(oid) == 100
+        assert await view.cached_bytes(oid) == 100
         assert cache.statistics().state == "memory"
         assert cache.status().state == "off"
     assert len(store.requests) == 1

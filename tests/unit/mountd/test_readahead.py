@@ -166,6 +166,6 @@ async def test_a_small_object_costs_one_request() -> None:
         view = ReadAhead(cache.wrap(store))
         for extent in sequence(oid.size, 128 * KIB):
             assert await view.read(oid, extent) == store.content(oid)[extent.start : extent.stop]
-        assert view.cached_bytes(oid) == oid.size
+        assert await view.cached_bytes(oid) == oid.size
         nursery.cancel_scope.cancel()
     assert store.requests == [("a", Extent(0, 900_000))]

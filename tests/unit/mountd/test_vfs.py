@@ -442,7 +442,7 @@ async def test_while_the_store_is_away_what_was_seen_stays_and_the_other_alias_i
 
 async def test_extended_attributes_say_where_a_file_comes_from(world: World) -> None:
     number = await world.number("R/d/a")
-    facts = {name: world.vfs.getxattr(number, name) for name in world.vfs.listxattr(number)}
+    facts = {name: await world.vfs.getxattr(number, name) for name in world.vfs.listxattr(number)}
     assert facts == {
         b"user.aliasfs.alias": b"R",
         b"user.aliasfs.url": b"memory://r/d/a",
@@ -450,7 +450,7 @@ async def test_extended_attributes_say_where_a_file_comes_from(world: World) -> 
         b"user.aliasfs.cached_bytes": b"0",
     }
     root = await world.number("R")
-    assert world.vfs.getxattr(root, b"user.aliasfs.url") == b"memory://r"
+    assert await world.vfs.getxattr(root, b"user.aliasfs.url") == b"memory://r"
     assert set(world.vfs.listxattr(root)) == {b"user.aliasfs.alias", b"user.aliasfs.url"}
     assert list(world.vfs.listxattr(ROOT_INODE)) == []
 
@@ -458,11 +458,11 @@ async def test_extended_attributes_say_where_a_file_comes_from(world: World) -> 
 async def test_other_attributes_are_absent_or_not_supported(world: World) -> None:
     for number in (ROOT_INODE, await world.number("R"), await world.number("R/top")):
         with pytest.raises(NoAttribute):
-            world.vfs.getxattr(number, b"user.none")
+            await world.vfs.getxattr(number, b"user.none")
         with pytest.raises(NotSupported):
-            world.vfs.getxattr(number, b"security.capability")
+            await world.vfs.getxattr(number, b"security.capability")
         with pytest.raises((NotSupported, NoAttribute)):
-            world.vfs.getxattr(number, b"\xff\xfe")
+            await world.vfs.getxattr(number, b"\xff\xfe")
 
 
 # aliases that come and go

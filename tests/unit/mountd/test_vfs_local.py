@@ -43,7 +43,9 @@ async def _bytes(world: World, handle: int, offset: int = 0, size: int = 100) ->
 async def test_a_local_tree_is_shown_as_it_is(world: World, root: Path) -> None:
     assert sorted(await world.names("L")) == ["dir", "file"]
     assert await world.read("L/dir/inner") == b"inner"
-    assert world.vfs.getxattr(await world.number("L/dir/inner"), b"user.aliasfs.url") == os.fsencode(root / "dir/inner")
+    assert await world.vfs.getxattr(await world.number("L/dir/inner"), b"user.aliasfs.url") == os.fsencode(
+        root / "dir/inner"
+    )
 
 
 async def test_owner_bits_and_times_are_those_of_the_disk(world: World, root: Path) -> None:
