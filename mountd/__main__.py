@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import logging
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ log = logging.getLogger("mountd")
 QUIET_LIBRARIES = ("aiobotocore", "asyncio", "azure", "botocore", "fsspec", "hypercorn", "s3fs", "urllib3")
 """Third parties whose lower levels print request headers, credentials among them: warnings and above only."""
 
+
+OPEN_FILES = 65_536
+"""Descriptors the daemon asks for: files of the cache, of local aliases, and connections, with much to spare."""
 
 M_ARENA_MAX = -8
 """Of mallopt(3), from malloc.h."""
@@ -90,6 +94,7 @@ def _serve(given: argparse.Namespace) -> int:
         ready_fd=given.ready_fd,
     )
     _share_heaps()
+    _raise_open_files()
     starter = Starter(given.ready_fd, os.environ.pop("NOTIFY_SOCKET", None))
     try:
         config = options.load()
@@ -119,6 +124,14 @@ def _share_heaps() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, HEAPS)
+
+
+def _raise_open_files() -> None:
+    """Use as many descriptors as we may: shells start programs with 1,024, which the cache's files alone would take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to_stderr(level: str) -> None:
