@@ -62,7 +62,7 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         ops = Ops(vfs)
         daemon = Daemon(point, options, config, vfs, ops, cache)
         movers = await stack.enter_async_context(trio.open_nursery())
-        movers.start_soon(_preload, list(config.registry.values()))
+        movers.start_soon(_preload, bridge, [alias for alias in config.registry.values() if not alias.is_local])
         await movers.start(_control, daemon, socket_path(point))
         _mount(ops, point, allow_other=options.allow_other or config.mount.allow_other)
         stack.callback(pyfuse3.close)
@@ -163,10 +163,19 @@ async def _control(
         log.exception("a bug in aliasfs: the control door has closed, the mount goes on without it")
 
 
-async def _preload(aliases: list[Alias]) -> None:
-    """Import storage libraries while the mount is being made; what cannot be imported is said by who needs it."""
+async def _preload(bridge: AsyncioBridge, aliases: list[Alias]) -> None:
+    """Import storage libraries while the mount is being made; what cannot be imported is said by who needs it.
+
+    In the thread in which stores import them: two threads that import `azure.core` at once, whose modules
+    import each other in circles, see one another's half-made modules.
+    """
+
+    async def load() -> None:
+        preload(aliases)
+
     try:
-        await trio.to_thread.run_sync(preload, aliases)
+        if aliases:
+            await bridge.call(load)
     except ImportError as exc:
         log.warning("a storage library cannot be loaded: %s", exc)
 
