@@ -22,6 +22,14 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     await made.store.aclose()
 
 
+@pytest.fixture(params=sorted(name for name, kind in PLACES.items() if kind.flat))
+async def flat_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """An empty place of each kind whose keys need not be paths."""
+    made = PLACES[request.param](request)
+    yield made
+    await made.store.aclose()
+
+
 async def listed(store: Store, key: str = "") -> dict[str, ObjectInfo]:
     entries: dict[str, ObjectInfo] = {}
     async with aclosing(store.list(key)) as pages:  # type: ignore[type-var]
@@ -136,8 +144,6 @@ class TestList:
             assert await content(place.store, f"odd names/{name}") == name.encode(), name
 
     async def test_pages(self, place: Place) -> None:
-        if place.slow:
-            pytest.skip("2,500 objects take this server too long")
         wanted = {f"big/{number:04d}": b"" for number in range(2500)}
         place.put(wanted)
         entries = await listed(place.store, "big")
@@ -235,41 +241,37 @@ def left_out(records: Iterable[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records if record.levelno == logging.WARNING]
 
 
-def need_flat_keys(place: Place) -> None:
-    if not place.flat:
-        pytest.skip("its keys are paths")
-
-
 class TestKeysThatNoFileSystemHas:
-    async def test_they_are_left_out_with_one_warning(self, place: Place, caplog: pytest.LogCaptureFixture) -> None:
-        need_flat_keys(place)
-        odd = [key for key in ("d//x", "d/./x", "d/../x", "d/" + "n" * 300, "d/" + "ü" * 200) if place.can_hold(key)]
-        place.put({"d/good": b"1", **dict.fromkeys(odd, b"2")})
+    async def test_they_are_left_out_with_one_warning(
+        self, flat_place: Place, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        odd = [
+            key for key in ("d//x", "d/./x", "d/../x", "d/" + "n" * 300, "d/" + "ü" * 200) if flat_place.can_hold(key)
+        ]
+        flat_place.put({"d/good": b"1", **dict.fromkeys(odd, b"2")})
         with caplog.at_level(logging.WARNING):
-            assert set(await listed(place.store, "d")) == {"good"}
+            assert set(await listed(flat_place.store, "d")) == {"good"}
         assert len(left_out(caplog.records)) == (1 if odd else 0)
 
     async def test_a_directory_hides_the_object_of_its_name(
-        self, place: Place, caplog: pytest.LogCaptureFixture
+        self, flat_place: Place, caplog: pytest.LogCaptureFixture
     ) -> None:
-        need_flat_keys(place)
-        place.put({"d/a": b"1", "d/a-b": b"2", "d/a.txt": b"3", "d/a/x": b"4"})
+        flat_place.put({"d/a": b"1", "d/a-b": b"2", "d/a.txt": b"3", "d/a/x": b"4"})
         with caplog.at_level(logging.WARNING):
-            entries = await listed(place.store, "d")
+            entries = await listed(flat_place.store, "d")
         assert {name: info.kind for name, info in entries.items()} == {
             "a": Kind.DIRECTORY,
             "a-b": Kind.FILE,
             "a.txt": Kind.FILE,
         }
         assert len(left_out(caplog.records)) == 1
-        assert (await place.store.stat("d/a")).kind is Kind.DIRECTORY
+        assert (await flat_place.store.stat("d/a")).kind is Kind.DIRECTORY
 
-    async def test_a_marker_is_the_directory_itself(self, place: Place) -> None:
-        need_flat_keys(place)
-        place.put({"d/": b"", "d/sub/": b"", "d/f": b"x"})
-        assert {name: info.kind for name, info in (await listed(place.store, "d")).items()} == {
+    async def test_a_marker_is_the_directory_itself(self, flat_place: Place) -> None:
+        flat_place.put({"d/": b"", "d/sub/": b"", "d/f": b"x"})
+        assert {name: info.kind for name, info in (await listed(flat_place.store, "d")).items()} == {
             "f": Kind.FILE,
             "sub": Kind.DIRECTORY,
         }
-        assert (await place.store.stat("d/sub")).kind is Kind.DIRECTORY
-        assert await listed(place.store, "d/sub") == {}
+        assert (await flat_place.store.stat("d/sub")).kind is Kind.DIRECTORY
+        assert await listed(flat_place.store, "d/sub") == {}

@@ -27,15 +27,18 @@ _numbers = itertools.count(1)
 class Place(ABC):
     """What the suite has to know of a kind of place.
 
-    *flat*: keys need not be paths. *slow*: thousands of objects take too long. *keeps_open_files*: a file
-    that was replaced can be read on as long as it is open.
+    *flat*: keys need not be paths. *keeps_open_files*: a file that was replaced can be read on as long as it
+    is open.
     """
 
     flat = True
     keeps_open_files = False
-    slow = False
     secrets: tuple[str, ...] = ()
     store: Store
+
+    @abstractmethod
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        """Make the place."""
 
     @abstractmethod
     def put(self, objects: Mapping[str, bytes]) -> None:
@@ -265,7 +268,7 @@ class HttpWithoutEtagsPlace(HttpPlace):
     etags = False
 
 
-PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+PLACES: dict[str, type[Place]] = {
     "memory": MemoryPlace,
     "local": LocalPlace,
     "s3-obstore": S3Place,
