@@ -253,9 +253,11 @@ class HttpPlace(Place):
         for key, body in objects.items():
             path = self.root / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)
+            fresh = self.root.with_name("fresh")
+            fresh.write_bytes(body)
             self.writes += 1
-            os.utime(path, (1_700_000_000 + self.writes, 1_700_000_000 + self.writes))
+            os.utime(fresh, (1_700_000_000 + self.writes, 1_700_000_000 + self.writes))
+            fresh.rename(path)
 
     def remove(self, key: str) -> None:
         (self.root / key).unlink()
