@@ -24,6 +24,7 @@ from typing_extensions import Buffer
 
 from aliasfs.errors import (
     AliasfsError,
+    CorruptObject,
     InvalidName,
     IsADirectory,
     NameTooLong,
@@ -195,15 +196,8 @@ class Vfs:
     def attr(self, inode: Inode[Volume]) -> Attr:
         """Return the attributes of *inode* as they are known, without asking anyone."""
         if inode.volume is None:
-            return Attr(
-                inode.number,
-                self._root_mode,
-                0,
-                self._started_ns,
-                self._settings.uid,
-                self._settings.gid,
-                self._settings.root_ttl_s,
-            )
+            known = self._settings
+            return Attr(inode.number, self._root_mode, 0, self._started_ns, known.uid, known.gid, known.root_ttl_s)
         return attr_of(inode.number, inode.info, inode.expires_at, inode.volume, self._settings)
 
     # directories
@@ -324,6 +318,8 @@ class Vfs:
         if extent.start >= extent.stop:
             return b""
         content = await volume.content.read(self._object_id(volume, info), extent)
+        if memoryview(content).nbytes != extent.length:  # the kernel would take it for the end of the file
+            raise CorruptObject(f"{volume.alias.name}/{info.key}: fewer bytes came than were asked for")
         self._bytes_read += extent.length
         return content
 
