@@ -39,7 +39,9 @@ def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
         check=False,
         timeout=60,
     )
-    assert (verified.returncode, verified.stderr) == (0, "")
+    # systemd 255 says this wherever systemd does not run, as in a container; it is not about the unit.
+    said = [line for line in verified.stderr.splitlines() if not line.startswith("Failed to connect to system bus")]
+    assert (verified.returncode, said) == (0, [])
 
 
 @pytest.mark.parametrize("unit", [SYSTEM, USER], ids=["system", "user"])
