@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Listing:
         self.expires_at = self.listed_at + ttl_s
         self.fallback = fallback
         self.entries: list[ObjectInfo] = []
+        self.names: list[bytes] = []
         self.by_name: dict[str, ObjectInfo] = {}
         self.complete = False
         self.failure: Exception | None = None
@@ -113,8 +115,10 @@ class Listing:
             self.fallback = None
             return
         self.pages_pulled += 1
+        names = [info.name for info in page]
         self.entries += page
-        self.by_name.update((info.name, info) for info in page)
+        self.names += map(os.fsencode, names)
+        self.by_name.update(zip(names, page, strict=True))
 
     def is_abandoned(self) -> bool:
         """Say whether nobody will read this listing to its end."""

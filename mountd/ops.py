@@ -68,7 +68,7 @@ class Ops(pyfuse3.Operations):
     def __init__(self, vfs: Vfs) -> None:
         super().__init__()
         self._vfs = vfs
-        self._scratch = EntryAttributes()
+        self._scratch = _blank()
         self.requests: collections.Counter[str] = collections.Counter()
         self.errors: collections.Counter[str] = collections.Counter()
 
@@ -80,11 +80,11 @@ class Ops(pyfuse3.Operations):
     @replies
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         entry = await self._vfs.lookup(InodeNo(parent_inode), name)
-        return _fill(EntryAttributes(), entry.attr, entry.name_valid_s)
+        return _fill(_blank(), entry.attr, entry.name_valid_s)
 
     @replies
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _fill(EntryAttributes(), await self._vfs.getattr(InodeNo(inode)), 0.0)
+        return _fill(_blank(), await self._vfs.getattr(InodeNo(inode)), 0.0)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         self._vfs.forget(inode_list)
@@ -145,18 +145,25 @@ class Ops(pyfuse3.Operations):
         return self._vfs.listxattr(InodeNo(inode))
 
 
-def _fill(attributes: EntryAttributes, attr: Attr, name_valid_s: float) -> EntryAttributes:
-    """Put *attr* into pyfuse3's form. One object may be filled again and again: replies copy it."""
-    attributes.st_ino = attr.number
+def _blank() -> EntryAttributes:
+    """Return pyfuse3's form with what is the same for all."""
+    attributes = EntryAttributes()
     attributes.generation = 0
-    attributes.entry_timeout = name_valid_s
-    attributes.attr_timeout = attr.valid_s
-    attributes.st_mode = attr.mode
     attributes.st_nlink = 1
-    attributes.st_uid = attr.uid
-    attributes.st_gid = attr.gid
-    attributes.st_size = attr.size
     attributes.st_blksize = BLOCK_BYTES
-    attributes.st_blocks = (attr.size + 511) // 512
-    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = attr.mtime_ns
+    return attributes
+
+
+def _fill(attributes: EntryAttributes, attr: Attr, name_valid_s: float) -> EntryAttributes:
+    """Put *attr* into a form from `_blank`. One may be filled again and again, as replies copy it."""
+    number, mode, size, mtime_ns, uid, gid, valid_s = attr
+    attributes.st_ino = number
+    attributes.entry_timeout = name_valid_s
+    attributes.attr_timeout = valid_s
+    attributes.st_mode = mode
+    attributes.st_uid = uid
+    attributes.st_gid = gid
+    attributes.st_size = size
+    attributes.st_blocks = (size + 511) // 512
+    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = mtime_ns
     return attributes

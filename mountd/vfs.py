@@ -241,11 +241,12 @@ class Vfs:
 
     def _entries(self, volume: Volume, listing: Listing, generation: int, index: int) -> Iterator[DirEntry]:
         valid_s = _remaining_s(listing.expires_at)
-        for cookie, info in enumerate(itertools.islice(listing.entries, index, None), (generation << 32) + index + 1):
-            if info.key == volume.hidden_key:
-                continue
-            inode = self._inodes.intern(volume, info, listing.expires_at)
-            yield DirEntry(os.fsencode(info.name), inode, valid_s, cookie)
+        base, entries, names = (generation << 32) + 1, listing.entries, listing.names
+        for at in range(index, len(entries)):
+            info = entries[at]
+            if info.key != volume.hidden_key:
+                inode = self._inodes.intern(volume, info, listing.expires_at)
+                yield DirEntry(names[at], inode, valid_s, base + at)
 
     def _root_entries(self, names: tuple[str, ...], generation: int, index: int) -> Iterator[DirEntry]:
         for cookie, name in enumerate(names[index:], (generation << 32) + index + 1):
