@@ -96,15 +96,19 @@ class Identity:
         """Bytes that the map file takes before any block is cached, its first page of records included."""
         return round_up(self.records_at + _GROUP_BYTES, PAGE_BYTES)
 
-    def segment_charge(self, bitmap: int) -> int:
-        """Return the bytes that a segment takes with the blocks of *bitmap*, the file system's extent tree included.
+    def segment_charge(self, segment: int, bitmap: int) -> int:
+        """Return the bytes that *segment* takes with the blocks of *bitmap*, the file system's extent tree included.
 
         A page of map and a page of extent tree per segment of a large object; ext4 keeps the four extents that a
         small one needs at most in its inode.
         """
         if not bitmap:
             return 0
-        return bitmap.bit_count() * BLOCK_BYTES + (2 * PAGE_BYTES if self.segments > 1 else 0)
+        charge = bitmap.bit_count() * BLOCK_BYTES + (2 * PAGE_BYTES if self.segments > 1 else 0)
+        last_segment, slot = divmod(self.blocks - 1, SEGMENT_BLOCKS)
+        if segment == last_segment and bitmap >> slot & 1:
+            charge -= BLOCK_BYTES - round_up(self.block_length(self.blocks - 1), PAGE_BYTES)
+        return charge
 
     def record_at(self, block: int) -> int:
         """Return the offset of the record of *block* in the map: each segment's 64 lie in a page of their own."""

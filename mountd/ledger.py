@@ -62,7 +62,7 @@ class Entry:
         """Return what the object takes in all."""
         identity = self.identity
         own = identity.base_charge + ENTRY_BYTES + self.surplus
-        return own + sum(identity.segment_charge(bitmap) for bitmap in self.bitmaps.values())
+        return own + sum(identity.segment_charge(segment, bitmap) for segment, bitmap in self.bitmaps.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +154,11 @@ class Ledger:
     def cost(self, entry: Entry, blocks: range) -> int:
         """Return what storing the run *blocks* would add to the charge of *entry*."""
         charge = entry.identity.segment_charge
-        return sum(
-            charge(entry.bitmaps.get(segment, 0) | bits_in(blocks, segment)) - charge(entry.bitmaps.get(segment, 0))
-            for segment in segments_of(blocks)
-        )
+        total = 0
+        for segment in segments_of(blocks):
+            before = entry.bitmaps.get(segment, 0)
+            total += charge(segment, before | bits_in(blocks, segment)) - charge(segment, before)
+        return total
 
     def stored(self, entry: Entry, blocks: range) -> None:
         """Note that *blocks* are on disk; their cost has been charged."""
@@ -172,7 +173,8 @@ class Ledger:
         segment, slot = divmod(block, SEGMENT_BLOCKS)
         before = entry.bitmaps.get(segment, 0)
         after = before & ~(1 << slot)
-        self.used_bytes -= entry.identity.segment_charge(before) - entry.identity.segment_charge(after)
+        charge = entry.identity.segment_charge
+        self.used_bytes -= charge(segment, before) - charge(segment, after)
         if after:
             entry.bitmaps[segment] = after
         elif before:
@@ -182,7 +184,7 @@ class Ledger:
         """Take *segment* out of the tables and return its charge; an object without any is next to go itself."""
         digest = entry.identity.digest
         self._order.pop((digest, segment), None)
-        charge = entry.identity.segment_charge(entry.bitmaps.pop(segment))
+        charge = entry.identity.segment_charge(segment, entry.bitmaps.pop(segment))
         if not entry.bitmaps and self._adopted.get(digest) is entry:
             self._order[digest, WHOLE] = None
         return charge
