@@ -59,6 +59,8 @@ class Daemon:
     vfs: Vfs
     ops: Ops
     cache: BlockCache
+    ended: bool = field(default=False, init=False)
+    """Whether the session with the kernel is over; set by who runs it."""
     _started_at: float = field(default_factory=time.time, init=False)
     _samples: collections.deque[tuple[float, int, int]] = field(
         default_factory=lambda: collections.deque(maxlen=SAMPLES), init=False
@@ -125,8 +127,12 @@ class Daemon:
         return said
 
     def stop(self) -> None:
-        """End the session with the kernel; the mount is gone when the daemon has ended."""
-        pyfuse3.terminate()
+        """End the session with the kernel; the mount is gone when the daemon has ended.
+
+        Once it has ended there is nothing to end: libfuse would crash on a second request.
+        """
+        if not self.ended:
+            pyfuse3.terminate()
 
     async def cache_evict(self, request: EvictRequest) -> EvictReport:
         """Give cached bytes back as *request* says."""

@@ -70,7 +70,10 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
             movers.start_soon(_dispensable, mover)
         movers.start_soon(_obey_signals, daemon)
         movers.start_soon(_greet, starter, point, f"serving {len(config.registry)} aliases on {point}")
-        await pyfuse3.main()
+        try:
+            await pyfuse3.main()
+        finally:
+            daemon.ended = True
         starter.systemd("STOPPING=1")
         movers.cancel_scope.cancel()
     log.info("unmounted %s", point)
