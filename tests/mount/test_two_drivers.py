@@ -90,8 +90,8 @@ class Machine(RuleBasedStateMachine):
             for opened in self.opened:
                 if opened.era == self.era and isinstance(self.driver, KernelDriver):
                     self.driver.close(opened.handle)
-            self.driver.restart()
             self.era += 1
+            self.driver.restart()
 
     # readers
 

@@ -119,7 +119,8 @@ class Mounted:
         with open(reading, "rb") as pipe:
             ready, _, _ = select.select([pipe], [], [], START_S)
             line = pipe.readline() if ready else b""
-        assert line, f"the daemon said nothing of its start; its log:\n{self.said}"
+        how = f"it ended with {self.process.poll()}" if ready else f"it took more than {START_S} s"
+        assert line, f"the daemon said nothing of its start, {how}; its log:\n{self.said}"
         return Readiness.model_validate(json.loads(line))
 
     def kill(self) -> None:
