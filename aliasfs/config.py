@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from aliasfs import yamlfile
 from aliasfs.errors import AccessDenied, ConfigError
@@ -93,8 +93,25 @@ class DaemonSettings(_Section):
     """Section `daemon`: how the serving process behaves."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    request_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, alias="request_timeout")] = 30.0
+    request_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, alias="request_timeout")] = 25.0
+    hang_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, alias="hang_timeout")] = Field(
+        default_factory=lambda valid: max(30.0, valid.get("request_timeout_s", 0.0) + 5.0)
+    )
+    restart_limit: Annotated[int, Field(ge=1)] = 8  # with the keeper's growing pauses about a minute of trying
     read_memory: Size = 96 * 10**6  # bytes; read-ahead of all open files together, which keeps the process below 300 MB
+    memory_max: Size | None = None  # bytes; above it the server sheds its caches
+
+    @field_validator("hang_timeout_s")
+    @classmethod
+    def _outlasts_a_request(cls, value: float, info: ValidationInfo) -> float:
+        """Refuse to take a store that is merely slow for a server that hangs."""
+        request_timeout_s = info.data.get("request_timeout_s", 0.0)
+        if value <= request_timeout_s:
+            raise ValueError(
+                f"must be longer than daemon.request_timeout, which is {request_timeout_s:g} s;"
+                " a slow store would be taken for a server that hangs"
+            )
+        return value
 
 
 class _AliasEntry(_Section):
@@ -365,6 +382,8 @@ class _Loader:
     def _explain(self, error: ValidationError, where: str, place: Callable[[tuple[str, ...]], str]) -> None:
         """Note pydantic's complaints, without the values it complains of."""
         for item in error.errors(include_input=False, include_url=False, include_context=False):
+            if item["type"] == "default_factory_not_called":  # it only follows from another complaint
+                continue
             loc = tuple(str(part) for part in item["loc"])
             said = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             self._problem(place(loc), f"{'.'.join((where, *loc))} {said[0].lower()}{said[1:]}")

@@ -53,7 +53,8 @@ def test_the_example_of_the_documentation_loads(write: Write) -> None:
             engine: obstore
         cache: {dir: /var/cache/aliasfs, size: 20GB, min_free: 5%}
         mount: {point: /mnt/aliases, allow_other: true, uid: 1000, file_mode: '0640', dir_mode: 0o750}
-        daemon: {log_level: debug, request_timeout: 5, read_memory: 1MiB}
+        daemon:
+          {log_level: debug, request_timeout: 5, hang_timeout: 9, restart_limit: 3, read_memory: 1MiB, memory_max: 2GB}
         """
     )
     loaded = config.load(path, environ={"HOME": "/home/me", "S3_KEY": "k", "S3_SECRET": SECRET})
@@ -72,6 +73,8 @@ def test_the_example_of_the_documentation_loads(write: Write) -> None:
     assert loaded.cache.min_free_bytes(1000) == 50
     assert (loaded.mount.uid, loaded.mount.file_mode, loaded.mount.dir_mode) == (1000, 0o640, 0o750)
     assert (loaded.daemon.log_level, loaded.daemon.request_timeout_s, loaded.daemon.read_memory) == ("debug", 5, 2**20)
+    assert (loaded.daemon.hang_timeout_s, loaded.daemon.restart_limit) == (9, 3)
+    assert loaded.daemon.memory_max == 2 * 10**9
     assert loaded.files == (path,)
     assert loaded.edit_file == path
     assert SECRET not in repr(loaded)
@@ -84,8 +87,13 @@ def test_defaults_need_no_file(home: dict[str, str]) -> None:
     assert (loaded.mount.point, loaded.cache.enabled, loaded.daemon.request_timeout_s) == (
         Path("/mnt/aliases"),
         True,
-        30,
+        25,
     )
+    assert (loaded.daemon.hang_timeout_s, loaded.daemon.restart_limit, loaded.daemon.memory_max) == (30, 8, None)
+
+
+def test_a_server_is_given_more_time_than_a_store_when_nothing_else_is_said(write: Write) -> None:
+    assert config.load(write("daemon: {request_timeout: 60}"), environ={}).daemon.hang_timeout_s == 65
 
 
 def test_remote_names_may_be_older_than_local_ones(write: Write) -> None:
@@ -215,6 +223,11 @@ def test_root_edits_the_system_file_unless_it_has_one_of_its_own(
         ("mount: true", "'mount' must be a mapping"),
         ("daemon: {log_level: loud}", "daemon.log_level should be 'debug', 'info', 'warning' or 'error'"),
         ("daemon: {request_timeout: 0}", "daemon.request_timeout should be greater than 0"),
+        ("daemon: {hang_timeout: 25}", "daemon.hang_timeout must be longer than daemon.request_timeout, which is 25 s"),
+        ("daemon: {request_timeout: 9, hang_timeout: 8}", "daemon.hang_timeout must be longer .* which is 9 s"),
+        ("daemon: {hang_timeout: never}", "daemon.hang_timeout should be a valid number"),
+        ("daemon: {restart_limit: 0}", "daemon.restart_limit should be greater than or equal to 1"),
+        ("daemon: {memory_max: lots}", "daemon.memory_max is no size; write"),
         (
             "daemon: {request_timeout_s: 1}",
             "unknown key 'request_timeout_s' in daemon; did you mean 'request_timeout'?",
