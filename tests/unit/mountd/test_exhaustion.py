@@ -1,0 +1,69 @@
+"""Out of memory is recognised wherever it hides, and nothing else is taken for it; the process then ends."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from aliasfs.errors import CorruptObject, StoreError, StoreUnavailable
+from mountd.exhaustion import EXIT_OUT_OF_MEMORY, is_out_of_memory
+
+LACKS = [
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("can't start new thread"),
+    ExceptionGroup("two", [ValueError(), ExceptionGroup("inner", [MemoryError()])]),
+]
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=repr)
+def test_it_is_recognised_bare_behind_our_errors_and_while_another_was_handled(lack: Exception) -> None:
+    assert is_out_of_memory(lack)
+    outer = StoreError("R/file: internal error in the store")
+    outer.__cause__ = StoreUnavailable("R/file: the connection broke")
+    outer.__cause__.__cause__ = lack
+    assert is_out_of_memory(outer)
+    later = CorruptObject("R/file: it ended early")
+    later.__context__, later.__suppress_context__ = outer, True
+    assert is_out_of_memory(later)
+    assert is_out_of_memory(BaseExceptionGroup("with others", [KeyboardInterrupt(), later]))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), RuntimeError("a bug"), StoreUnavailable("away"), ValueError()], ids=repr
+)
+def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
+    assert not is_out_of_memory(ExceptionGroup("one", [error]))
+
+
+def test_causes_in_a_circle_are_walked_once() -> None:
+    first, second = StoreError("a"), StoreError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert not is_out_of_memory(first)
+
+
+def test_what_python_says_when_there_is_no_thread_is_recognised() -> None:
+    """The sentence is CPython's; a process of its own runs out of address space, and so of stacks."""
+    program = (
+        "import resource, threading\n"
+        "from mountd.exhaustion import is_out_of_memory\n"
+        "threading.stack_size(1 << 29)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))\n"
+        "try:\n"
+        "    threading.Thread(target=print).start()\n"
+        "except Exception as exc:\n"
+        "    print(is_out_of_memory(exc), repr(exc))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.startswith("True"), ran.stdout
+
+
+def test_the_end_is_at_once_with_a_line_and_its_code() -> None:
+    program = "from mountd.exhaustion import end_out_of_memory\ntry:\n  end_out_of_memory()\nfinally:\n  print('never')"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == EXIT_OUT_OF_MEMORY == 70
+    assert "out of memory" in ran.stderr
+    assert not ran.stdout
