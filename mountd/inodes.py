@@ -5,13 +5,14 @@ Relies on nothing but its own dicts; all methods are synchronous, so each is ato
 - on object stores a number stands for one *version* (volume, key, etag, size), so a page the kernel keeps
   under a number can never be stale; on local volumes it stands for one file (device, inode number, kind);
 - an inode leaves the table when the kernel has forgotten it (its lookup count is 0), never earlier;
-- numbers are never used twice in the life of a table.
+- numbers are never used twice in the life of a table, nor one of an earlier table whose numbers were lower.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NewType, TypeVar
 
@@ -30,7 +31,9 @@ class Inode(Generic[V]):
 
     *volume* is None for the root of the mount alone. *info* may be trusted until *expires_at*, in trio's
     time. *lookups* is the kernel's count. *stale* is set when the store was seen to hold another version:
-    an open then answers ESTALE, upon which the kernel looks the path up again.
+    an open then answers ESTALE, upon which the kernel looks the path up again. *unseen* is a local file that was
+    taken over from an earlier server: its *info* is how it was, and says nothing until it is looked at. *recorded*
+    is for whoever writes down what the kernel knows: whether a later server can find the file by its *info*.
     """
 
     number: InodeNo
@@ -39,19 +42,24 @@ class Inode(Generic[V]):
     expires_at: float = 0.0
     lookups: int = 0
     stale: bool = False
+    unseen: bool = False
+    recorded: bool = False
 
 
 class InodeTable(Generic[V]):
-    """Inodes by number and by identity."""
+    """Inodes by number and by identity; new numbers are counted from *first_number* on."""
 
-    def __init__(self, root: ObjectInfo) -> None:
-        self._numbers = itertools.count(ROOT_INODE + 1)
+    def __init__(self, root: ObjectInfo, first_number: int = ROOT_INODE + 1) -> None:
+        self._numbers = itertools.count(first_number)
         self.root: Inode[V] = Inode(ROOT_INODE, None, root, lookups=1)
         self._by_number: dict[int, Inode[V]] = {ROOT_INODE: self.root}
         self._by_identity: dict[Hashable, Inode[V]] = {}
 
     def __len__(self) -> int:
         return len(self._by_number)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._by_number
 
     def get(self, number: int) -> Inode[V]:
         """Return the inode *number*; StaleObject when the table does not know it."""
@@ -72,10 +80,24 @@ class InodeTable(Generic[V]):
             inode = Inode(InodeNo(next(self._numbers)), volume, info, expires_at)
             self._by_identity[identity] = self._by_number[inode.number] = inode
         elif expires_at >= inode.expires_at:
+            inode.recorded = inode.recorded and inode.info.key == info.key
             inode.info = info
             inode.expires_at = expires_at
-            inode.stale = False
+            inode.stale = inode.unseen = False
         return inode
+
+    def restore(self, number: int, volume: V, info: ObjectInfo, lookups: int) -> None:
+        """Take over an inode that the kernel was told of by an earlier server, *lookups* times."""
+        unseen = info.local is not None
+        inode = Inode(InodeNo(number), volume, info, -math.inf, lookups, unseen=unseen, recorded=True)
+        self._by_identity[_identity(volume, info)] = self._by_number[number] = inode
+
+    def in_slices(self, length: int) -> Iterator[Sequence[Inode[V]]]:
+        """Yield the inodes but the root, *length* numbers at a time; the table may change between two slices."""
+        numbers = list(self._by_number)
+        for start in range(0, len(numbers), length):
+            slice_ = map(self._by_number.get, numbers[start : start + length])
+            yield [inode for inode in slice_ if inode is not None and inode.number != ROOT_INODE]
 
     def expire(self, volume: V) -> None:
         """Trust no longer what is known of the inodes of *volume*."""
@@ -102,6 +124,13 @@ class InodeTable(Generic[V]):
             if inode is not None:
                 inode.lookups -= count
                 self.drop_unused(inode)
+
+
+def is_same_file(old: ObjectInfo, new: ObjectInfo) -> bool:
+    """Say whether two infos are of one local file, which may have been written to or renamed."""
+    if old.local is None or new.local is None or old.kind is not new.kind:
+        return False
+    return (old.local.device, old.local.inode) == (new.local.device, new.local.inode)
 
 
 def _identity(volume: object, info: ObjectInfo) -> Hashable:

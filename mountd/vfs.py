@@ -10,16 +10,14 @@ HTTP. Invariants:
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 import trio
-from cachetools import LRUCache
 from typing_extensions import Buffer
 
 from aliasfs.errors import (
@@ -28,29 +26,27 @@ from aliasfs.errors import (
     InvalidName,
     IsADirectory,
     NameTooLong,
-    NoAttribute,
     NotADirectory,
     NotALink,
     NotFound,
-    NotSupported,
     ReadOnly,
     StaleObject,
 )
 from aliasfs.extents import Extent
 from aliasfs.registry import Alias, Registry
-from aliasfs.store.base import Kind, ObjectId, ObjectInfo, directory_info
+from aliasfs.store.base import Kind, ObjectInfo, directory_info
 from mountd.catalog import Known, Listing
-from mountd.inodes import Inode, InodeNo, InodeTable
-from mountd.readahead import ReadAhead
+from mountd.inodes import ROOT_INODE, Inode, InodeNo, InodeTable, is_same_file
+from mountd.nodelog import NodeLog
+from mountd.snapshots import END, Names, Resumed, Snapshots
+from mountd.takeover import Takeover
 from mountd.volumes import FOREVER, Attr, Entry, VfsSettings, Volume, attr_of
+from mountd.xattrs import check_namespace, names_of, value_of
 
 HandleNo = NewType("HandleNo", int)
 """Number of an open file or directory: that of its inode."""
 
 NAME_MAX = 255
-MAX_SNAPSHOTS = 256
-"""Directory listings kept for readers between two calls of readdir."""
-
 NOTHING = Known(None, 0.0, 0.0)
 
 LOCAL_REREADS = 3
@@ -68,25 +64,36 @@ class DirEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class VfsStatistics:
-    """How much the kernel knows of, and what it has been given."""
+    """How much the kernel knows of, and what it has been given.
+
+    *restored* inodes were taken over from an earlier server; *node_bytes* is the size of the file for the next one.
+    """
 
     inodes: int
     bytes_read: int
+    restored: int = 0
+    node_bytes: int = 0
 
 
 class Vfs:
-    """One mounted tree; each top-level directory is an alias."""
+    """One mounted tree; each top-level directory is an alias.
 
-    def __init__(self, open_volume: Callable[[Alias], Volume], settings: VfsSettings) -> None:
+    What the kernel knows is taken over from *nodes* and written down there; without it, it ends with this process.
+    """
+
+    def __init__(
+        self, open_volume: Callable[[Alias], Volume], settings: VfsSettings, nodes: NodeLog | None = None
+    ) -> None:
         self._open_volume = open_volume
         self._settings = settings
-        self._started_ns = time.time_ns()
+        self._started_ns = nodes.started_ns if nodes is not None else time.time_ns()
         self._root_mode = stat.S_IFDIR | settings.dir_mode
         self._registry = Registry()
         self._volumes: dict[str, Volume] = {}
-        self._inodes: InodeTable[Volume] = InodeTable(directory_info(""))
-        self._snapshots: LRUCache[tuple[int, int], Listing | tuple[str, ...]] = LRUCache(MAX_SNAPSHOTS)
-        self._generations = itertools.count(1)
+        first_number = nodes.first_number if nodes is not None else ROOT_INODE + 1
+        self._inodes: InodeTable[Volume] = InodeTable(directory_info(""), first_number)
+        self._snapshots = Snapshots()
+        self._takeover = Takeover(nodes, self._inodes, self._snapshots)
         self._bytes_read = 0
 
     @property
@@ -96,12 +103,18 @@ class Vfs:
 
     def statistics(self) -> VfsStatistics:
         """Return the counts so far."""
-        return VfsStatistics(len(self._inodes), self._bytes_read)
+        takeover = self._takeover
+        return VfsStatistics(len(self._inodes), self._bytes_read, takeover.restored, takeover.node_bytes)
+
+    async def compact_nodes(self) -> None:
+        """Keep the file that the next server goes on from small; never ends."""
+        await self._takeover.compact()
 
     async def refresh(self, registry: Registry) -> list[str]:
         """Mount what *registry* says; return the names in the root that the kernel must be told to drop.
 
-        Raises ConfigError when an alias cannot be opened, and then nothing has changed.
+        The first call takes over what the kernel knows from an earlier server. Raises ConfigError when an alias
+        cannot be opened, and then nothing has changed.
         """
         changes = self._registry.changes_to(registry)
         opened: dict[str, Volume] = {}
@@ -120,12 +133,14 @@ class Vfs:
             self._inodes.expire(self._volumes[name])
         volumes = self._volumes | opened
         self._volumes = {name: volumes[name] for name in registry}
+        self._takeover.mounted(opened.values(), closing, [name.encode() for name in registry])
         for volume in closing:
             await volume.aclose()
         return sorted(changes.removed | changes.retargeted | changes.adjusted)
 
     async def aclose(self) -> None:
-        """Retire every alias."""
+        """Retire every alias here; for the next server they stay what they are."""
+        self._takeover.detach()
         await self.refresh(Registry())
 
     # names
@@ -137,13 +152,25 @@ class Vfs:
         """
         if len(name) > NAME_MAX:
             raise NameTooLong(f"a name of {len(name)} bytes is longer than the {NAME_MAX} that Linux allows")
-        directory = self._inodes.get(parent)
+        directory = await self._inode(parent)
         if directory.volume is None:
             inode, valid_s = await self._lookup_alias(os.fsdecode(name))
         else:
             inode, valid_s = await self._lookup_key(directory.volume, directory.info, os.fsdecode(name))
         self._inodes.count_lookup(inode)
+        self._takeover.tell((inode,))
         return Entry(self.attr(inode), valid_s)
+
+    async def _inode(self, number: InodeNo | HandleNo) -> Inode[Volume]:
+        """Return the inode *number*; a local one that was taken over is looked at before it is used.
+
+        Raises StaleObject when it is unknown, or was deleted or replaced while nobody served.
+        """
+        inode = self._inodes.get(number)
+        volume = inode.volume
+        if inode.unseen and volume is not None and not volume.retired and not await self._refresh_local(volume, inode):
+            raise StaleObject(f"{volume.alias.name}/{inode.info.key} was deleted or replaced; open it again")
+        return inode
 
     async def _lookup_alias(self, name: str) -> tuple[Inode[Volume], float]:
         volume = self._volumes.get(name)
@@ -173,7 +200,7 @@ class Vfs:
 
     async def getattr(self, number: InodeNo) -> Attr:
         """Return the attributes of an inode; a local file is asked again when its `ttl` has passed."""
-        inode = self._inodes.get(number)
+        inode = await self._inode(number)
         volume = inode.volume
         if volume is None or not volume.alias.is_local or volume.retired:
             return self.attr(inode)
@@ -188,9 +215,10 @@ class Vfs:
         """
         known = await volume.catalog.stat(inode.info.key)
         inode.expires_at = known.expires_at
-        if known.info is None or (inode.info.key and not _same_file(inode.info, known.info)):
+        if known.info is None or (inode.info.key and not is_same_file(inode.info, known.info)):
             return False
         inode.info = known.info
+        inode.unseen = False
         return True
 
     def attr(self, inode: Inode[Volume]) -> Attr:
@@ -204,7 +232,7 @@ class Vfs:
 
     async def opendir(self, number: InodeNo) -> HandleNo:
         """Return a handle on a directory; NotADirectory for anything else."""
-        inode = self._inodes.get(number)
+        inode = await self._inode(number)
         if inode.info.kind is not Kind.DIRECTORY:
             raise NotADirectory(f"{inode.info.key} is not a directory")
         if inode.volume is not None:
@@ -215,62 +243,67 @@ class Vfs:
         """Return the entries after *cookie* (0: from the start) that have arrived; none at the end.
 
         Waits only when nothing has arrived. Of each entry that is taken from the iterator the kernel must
-        be told (`count_lookup`), or it must be given back (`drop_unused`). A reader sees one snapshot from
-        start to end, unless so many read at once that it was dropped.
+        be told (`count_lookup`), or it must be given back (`drop_unused`); before the reply, `record_told` must
+        be called. A reader sees one snapshot from start to end, unless so many read at once that it was dropped;
+        when that was made by an earlier server, the reader goes on by name in a fresh listing.
         """
-        inode = self._inodes.get(handle)
-        generation, index = cookie >> 32, cookie & 0xFFFF_FFFF
-        snapshot = self._snapshots.get((handle, generation)) if cookie else None
+        inode = await self._inode(handle)
+        index = cookie & END
+        if index == END:
+            self._takeover.finish(handle, cookie)
+            return iter(())
+        snapshot = self._snapshots.get(handle, cookie)
         if inode.volume is None:
-            names = snapshot if isinstance(snapshot, tuple) else tuple(self._volumes)
-            return self._root_entries(names, self._snapshot(handle, names, generation), index)
+            names = snapshot if isinstance(snapshot, Names) else Names(tuple(name.encode() for name in self._volumes))
+            return self._root_entries(names.names, self._snapshots.keep(handle, names, cookie), index)
         _must_be_served(inode.volume)
-        if isinstance(snapshot, Listing):
+        if isinstance(snapshot, Listing | Resumed):
             listing = snapshot
         else:
-            listing = await inode.volume.catalog.listing(inode.info.key)
+            fresh = await inode.volume.catalog.listing(inode.info.key)
+            listing = fresh if snapshot is None else self._snapshots.resume(handle, cookie, fresh)
         await listing.ensure(index + 1)
-        return self._entries(inode.volume, listing, self._snapshot(handle, listing, generation), index)
+        return self._entries(inode.volume, listing, self._snapshots.keep(handle, listing, cookie), index)
 
-    def _snapshot(self, handle: HandleNo, snapshot: Listing | tuple[str, ...], generation: int) -> int:
-        """Keep *snapshot* for the next call of readdir on *handle* alone; return the number it is kept under."""
-        if self._snapshots.get((handle, generation)) is not snapshot:
-            generation = next(self._generations) & 0x3FFF_FFFF
-            self._snapshots[handle, generation] = snapshot
-        return generation
-
-    def _entries(self, volume: Volume, listing: Listing, generation: int, index: int) -> Iterator[DirEntry]:
+    def _entries(self, volume: Volume, listing: Listing | Resumed, base: int, index: int) -> Iterator[DirEntry]:
         valid_s = _remaining_s(listing.expires_at)
-        base, entries, names = (generation << 32) + 1, listing.entries, listing.names
+        entries, names = listing.entries, listing.names
+        last = len(entries) - 1 if listing.complete else -1
         for at in range(index, len(entries)):
             info = entries[at]
             if info.key != volume.hidden_key:
                 inode = self._inodes.intern(volume, info, listing.expires_at)
-                yield DirEntry(names[at], inode, valid_s, base + at)
+                yield DirEntry(names[at], inode, valid_s, base + (END if at == last else at + 1))
 
-    def _root_entries(self, names: tuple[str, ...], generation: int, index: int) -> Iterator[DirEntry]:
-        for cookie, name in enumerate(names[index:], (generation << 32) + index + 1):
-            volume = self._volumes.get(name)
+    def _root_entries(self, names: Sequence[bytes], base: int, index: int) -> Iterator[DirEntry]:
+        for at in range(index, len(names)):
+            volume = self._volumes.get(os.fsdecode(names[at]))
             if volume is not None:
                 valid_s = 0.0 if volume.alias.is_local else self._settings.root_ttl_s
                 inode = self._inodes.intern(volume, volume.root_info, 0.0 if volume.alias.is_local else FOREVER)
-                yield DirEntry(name.encode(), inode, valid_s, cookie)
+                yield DirEntry(names[at], inode, valid_s, base + (END if at == len(names) - 1 else at + 1))
 
     def count_lookup(self, entry: DirEntry) -> None:
-        """Note that the kernel has been told of *entry*."""
+        """Note that the kernel will be told of *entry*."""
         self._inodes.count_lookup(entry.inode)
+        self._takeover.note(entry.inode)
+
+    def record_told(self, handle: HandleNo, cookie: int) -> None:
+        """Write down what one reply of readdir tells the kernel: the entries that were counted, up to *cookie*."""
+        self._takeover.tell_noted(self._snapshots.told(handle, cookie))
 
     def drop_unused(self, entry: DirEntry) -> None:
         """Give back an entry that the kernel was not told of."""
         self._inodes.drop_unused(entry.inode)
 
-    def forget(self, counts: Iterable[tuple[int, int]]) -> None:
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         """Take lookup counts back; never raises."""
+        self._takeover.forget(counts)
         self._inodes.forget(counts)
 
     async def readlink(self, number: InodeNo) -> bytes:
         """Return where a symbolic link points; AccessDenied when that is outside its alias."""
-        inode = self._inodes.get(number)
+        inode = await self._inode(number)
         if inode.volume is None or inode.info.kind is not Kind.SYMLINK:
             raise NotALink(f"{inode.info.key} is not a symbolic link")
         _must_be_served(inode.volume)
@@ -280,7 +313,7 @@ class Vfs:
 
     async def open(self, number: InodeNo, flags: int) -> HandleNo:
         """Return a handle for reading; ReadOnly for any other wish, StaleObject for an old version."""
-        inode = self._inodes.get(number)
+        inode = await self._inode(number)
         if inode.info.kind is Kind.DIRECTORY:
             raise IsADirectory(f"{inode.info.key} is a directory")
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
@@ -296,7 +329,7 @@ class Vfs:
 
         Raises StaleObject when the version that was opened is gone, else what `Content.read` raises.
         """
-        inode = self._inodes.get(handle)
+        inode = await self._inode(handle)
         volume = inode.volume
         if volume is None or inode.info.kind is not Kind.FILE:
             raise IsADirectory(f"{inode.info.key} cannot be read as a file")
@@ -318,7 +351,7 @@ class Vfs:
         extent = Extent(offset, offset + size).clip(info.size)
         if extent.start >= extent.stop:
             return b""
-        content = await volume.content.read(self._object_id(volume, info), extent)
+        content = await volume.content.read(volume.object_id(info), extent)
         if memoryview(content).nbytes != extent.length:  # the kernel would take it for the end of the file
             raise CorruptObject(f"{volume.alias.name}/{info.key}: fewer bytes came than were asked for")
         self._bytes_read += extent.length
@@ -335,54 +368,21 @@ class Vfs:
                 volume.catalog.forget(inode.info.key)
         raise StaleObject(f"{volume.alias.name}/{inode.info.key} was replaced while it was read")
 
-    @staticmethod
-    def _object_id(volume: Volume, info: ObjectInfo) -> ObjectId:
-        return ObjectId(volume.store.target, info.key, info.etag, info.size)
-
     # extended attributes
 
     def listxattr(self, number: InodeNo) -> Sequence[bytes]:
         """Return the names of the extended attributes of an inode."""
-        inode = self._inodes.get(number)
-        if inode.volume is None:
-            return ()
-        names: tuple[bytes, ...] = (b"user.aliasfs.alias", b"user.aliasfs.url")
-        if inode.info.kind is Kind.FILE:
-            names += (b"user.aliasfs.etag", b"user.aliasfs.cached_bytes")
-        return names
+        return names_of(self._inodes.get(number))
 
     async def getxattr(self, number: InodeNo, name: bytes) -> bytes:
-        """Return the extended attribute *name*; NoAttribute when there is none of that name.
-
-        Outside the namespace `user.` it is NotSupported, which `ls -l` takes as an answer for the whole mount:
-        it asks for an ACL and a security label of the first file only.
-        """
-        if not name.startswith(b"user."):
-            raise NotSupported("there are no extended attributes but those of the namespace user")
-        inode = self._inodes.get(number)
-        volume, info = inode.volume, inode.info
-        if volume is None or name not in self.listxattr(number):
-            raise NoAttribute(f"no attribute {os.fsdecode(name)}")
-        if name == b"user.aliasfs.alias":
-            return volume.alias.name.encode()
-        if name == b"user.aliasfs.url":
-            return os.fsencode(f"{volume.alias.url}/{info.key}" if info.key else volume.alias.url)
-        if name == b"user.aliasfs.etag":
-            return info.etag.encode()
-        if not isinstance(volume.content, ReadAhead):
-            return b"0"
-        return str(await volume.content.cached_bytes(self._object_id(volume, info))).encode()
+        """Return the extended attribute *name*; NoAttribute when there is none, NotSupported outside `user.`."""
+        check_namespace(name)
+        return await value_of(self._inodes.get(number), name)
 
 
 def _must_be_served(volume: Volume) -> None:
     if volume.retired:
         raise StaleObject(f"the alias {volume.alias.name} was removed or points elsewhere now")
-
-
-def _same_file(old: ObjectInfo, new: ObjectInfo) -> bool:
-    if old.local is None or new.local is None or old.kind is not new.kind:
-        return False
-    return (old.local.device, old.local.inode) == (new.local.device, new.local.inode)
 
 
 def _remaining_s(expires_at: float) -> float:

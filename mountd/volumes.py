@@ -15,7 +15,7 @@ from typing import NamedTuple
 import trio
 
 from aliasfs.registry import Alias
-from aliasfs.store.base import Content, Kind, ObjectInfo, Store, directory_info
+from aliasfs.store.base import Content, Kind, ObjectId, ObjectInfo, Store, directory_info
 from mountd.catalog import Catalog
 from mountd.inodes import InodeNo
 
@@ -30,7 +30,7 @@ class Volume:
     """One alias as it is mounted now: its store, what is known of it, and the way to its bytes.
 
     *hidden_key* is where the mount itself lies within a local alias, which must not be entered: each request
-    would wait for another one.
+    would wait for another one. *record* is the volume's number in what is written down for the next server.
     """
 
     def __init__(
@@ -44,6 +44,11 @@ class Volume:
         self.root_info = directory_info("")
         self.attached_ns = time.time_ns()
         self.retired = False
+        self.record = 0
+
+    def object_id(self, info: ObjectInfo) -> ObjectId:
+        """Return the name under which the bytes of *info* are read and cached."""
+        return ObjectId(self.store.target, info.key, info.etag, info.size)
 
     async def aclose(self) -> None:
         """Stop serving: reads of inodes that are left answer StaleObject."""
