@@ -12,10 +12,10 @@ awaits is atomic, and after an await the tables are asked again.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 from trio.lowlevel import checkpoint
@@ -28,10 +28,13 @@ from aliasfs.wire import CacheStatus, EvictReport, VerifyProgress, VerifyReport
 from mountd import upkeep
 from mountd.blockfile import BLOCK_BYTES, runs
 from mountd.disk import CacheDisk
+from mountd.flights import Flight
 from mountd.memory import MemoryTier, Part, extent_of
 from mountd.writebehind import WriteBehind
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 
@@ -88,29 +91,6 @@ class BlockCacheStatistics:
     memory_bytes: int
 
 
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One request on its way: *part* or *error* is set when *done*."""
-
-    oid: ObjectId
-    blocks: range
-    done: trio.Event = field(default_factory=trio.Event)
-    part: Part | None = None
-    error: AliasfsError | None = None
-
-    @property
-    def extent(self) -> Extent:
-        """The bytes that are asked for."""
-        return extent_of(self.oid, self.blocks)
-
-    def result(self) -> Part:
-        """Return what came; raises what went wrong, a copy for each of those who waited."""
-        if self.part is not None:
-            return self.part
-        assert self.error is not None
-        raise copy.copy(self.error) from self.error
-
-
 class BlockCache:
     """One cache for all aliases; `run` has to be running before anything is fetched."""
 
@@ -118,7 +98,7 @@ class BlockCache:
         self.disk = disk
         self._settings = settings or BlockCacheSettings()
         self._memory = MemoryTier(self._settings.memory_bytes, self._settings.total_bytes, self._settings.demand_bytes)
-        self._flights: dict[ObjectId, dict[int, _Flight]] = {}
+        self._flights: dict[ObjectId, dict[int, Flight]] = {}
         self._behind = WriteBehind(disk, self._memory)
         self._readers = trio.CapacityLimiter(self._settings.disk_threads)
         self._nursery: trio.Nursery | None = None
@@ -158,6 +138,10 @@ class BlockCache:
     def held_bytes(self) -> int:
         """Bytes in memory that are still to be written to disk."""
         return self._memory.held_bytes
+
+    def shed(self) -> int:
+        """Drop what is kept in memory and need not be; return its bytes. What is being fetched or written stays."""
+        return self._memory.shed()
 
     def statistics(self) -> BlockCacheStatistics:
         """Return what the cache holds and did so far."""
@@ -206,7 +190,7 @@ class BlockCache:
         """Return how many bytes of *oid* are cached; the disk is asked in a thread, for it may have to open files."""
         on_disk = 0
         if self.disk is not None:
-            on_disk = await trio.to_thread.run_sync(self.disk.cached_bytes, oid, limiter=self._readers)
+            on_disk = await self._in_thread(self.disk.cached_bytes, oid)
         extra = list(self._memory.blocks_of(oid))
         if self.disk is not None:
             extra = self.disk.lacking(oid, extra)
@@ -273,7 +257,7 @@ class BlockCache:
             absent = sorted(set(absent) - set(self.disk.lacking(oid, absent)))
         found: dict[int, Part] = {}
         for run in runs(absent):
-            pieces = await trio.to_thread.run_sync(self.disk.read, oid, run, limiter=self._readers)
+            pieces = await self._in_thread(self.disk.read, oid, run)
             for good, content in pieces.items():
                 part = self._keep(oid, good, content, extent)
                 found.update(dict.fromkeys(good, part))
@@ -297,8 +281,8 @@ class BlockCache:
             return extent.start
         absent = self._absent(oid, blocks)
         lacking = absent if self.disk is None else self.disk.lacking(oid, absent)
-        if len(lacking) < len(absent):
-            self._spawn(self._will_need, oid, blocks)
+        if self.disk is not None and len(lacking) < len(absent):
+            self._spawn(self._in_thread, self.disk.will_need, oid, blocks)
         for run in runs(lacking, self._settings.part_bytes // BLOCK_BYTES):
             if not self._memory.try_reserve(extent_of(oid, run).length, demand=False):
                 self._dropped += 1
@@ -306,11 +290,11 @@ class BlockCache:
             self._start(source, oid, run, reserved=True)
         return extent.stop
 
-    async def _will_need(self, oid: ObjectId, blocks: range) -> None:
-        assert self.disk is not None
-        await trio.to_thread.run_sync(self.disk.will_need, oid, blocks, limiter=self._readers)
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Return what *function* of the disk returns in a thread; one who is cancelled does not wait for the disk."""
+        return await trio.to_thread.run_sync(function, *args, limiter=self._readers, abandon_on_cancel=True)
 
-    def _flights_for(self, source: Content, oid: ObjectId, lacking: Sequence[int]) -> list[tuple[int, _Flight]]:
+    def _flights_for(self, source: Content, oid: ObjectId, lacking: Sequence[int]) -> list[tuple[int, Flight]]:
         """Return the request that brings each block of *lacking*, after starting those that are not on their way."""
         flights = self._flights.get(oid, {})
         for run in runs((b for b in lacking if b not in flights), self._settings.part_bytes // BLOCK_BYTES):
@@ -318,7 +302,7 @@ class BlockCache:
         return [(block, self._flights[oid][block]) for block in lacking]
 
     def _start(self, source: Content, oid: ObjectId, blocks: range, *, reserved: bool) -> None:
-        flight = _Flight(oid, blocks)
+        flight = Flight(oid, blocks)
         self._flights.setdefault(oid, {}).update(dict.fromkeys(blocks, flight))
         self._spawn(self._fetch, source, flight, reserved)
 
@@ -327,7 +311,7 @@ class BlockCache:
             raise RuntimeError("BlockCache.run is not running")
         self._nursery.start_soon(function, *args)  # type: ignore[arg-type]
 
-    async def _fetch(self, source: Content, flight: _Flight, reserved: bool) -> None:
+    async def _fetch(self, source: Content, flight: Flight, reserved: bool) -> None:
         """Bring *flight* to its end: a part in memory that is to be written, or an error for those who wait."""
         need = flight.extent.length
         try:
@@ -344,6 +328,7 @@ class BlockCache:
         except Exception as exc:
             log.exception("a store raised what its contract does not know, reading %s", flight.oid.key)
             flight.error = StoreError(f"{flight.oid.key}: internal error in the store ({type(exc).__name__})")
+            flight.error.__cause__ = exc
         finally:
             if flight.part is None and flight.error is None:
                 flight.error = StoreUnavailable(f"{flight.oid.key}: the read was given up, as the cache is closing")
@@ -351,7 +336,7 @@ class BlockCache:
                 self._memory.release(need)
             self._land(flight)
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         """Take *flight* out of the table, its part into memory and on to the disk, and wake those who wait."""
         flights = self._flights[flight.oid]
         for block in flight.blocks:

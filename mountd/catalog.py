@@ -327,6 +327,16 @@ class Catalog:
         if listing is not None:
             listing.expires_at = trio.current_time()
 
+    def shed(self) -> int:
+        """Forget the names that were asked for and the complete listings; return how many entries that were.
+
+        Readers of a listing keep it until they are at its end.
+        """
+        complete = [key for key, listing in self._listings.items() if listing.complete]
+        entries = len(self._known) + sum(len(self._listings.pop(key).entries) for key in complete)
+        self._known = LRUCache(self._settings.max_entries)
+        return entries
+
     async def aclose(self) -> None:
         """End listings under way."""
         closing = [*self._replaced, *self._listings.values()]

@@ -155,9 +155,18 @@ class MemoryTier:
         self._order.move_to_end(part, last=not part.read_to_end)
         self._trim()
 
+    def shed(self) -> int:
+        """Drop every part that need not be held; return their bytes."""
+        before = self.kept_bytes
+        self._drop_above(0)
+        return before
+
     def _trim(self) -> None:
         """Drop the parts used longest ago until both limits are kept."""
-        limit = min(self._kept_limit, self._total_limit - self.reserved_bytes - self.held_bytes)
+        self._drop_above(min(self._kept_limit, self._total_limit - self.reserved_bytes - self.held_bytes))
+
+    def _drop_above(self, limit: int) -> None:
+        """Drop the parts used longest ago until at most *limit* bytes are kept."""
         while self.kept_bytes > limit:
             part, _ = self._order.popitem(last=False)
             self.kept_bytes -= len(part.content)

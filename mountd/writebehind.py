@@ -13,6 +13,7 @@ import trio
 
 from mountd.blockfile import BLOCK_BYTES
 from mountd.disk import CacheDisk
+from mountd.exhaustion import is_out_of_memory
 from mountd.memory import MemoryTier, Part
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,10 @@ class WriteBehind:
         first = part.extent.start // BLOCK_BYTES
         try:
             await trio.to_thread.run_sync(disk.write, part.oid, first, part.content, limiter=self.limiter)
-        except Exception:
-            log.exception("a bug in aliasfs: %s was not cached", part.oid.key)
+        except Exception as exc:
+            if is_out_of_memory(exc):  # nobody waits for this; a request that finds none ends the server
+                log.warning("memory is short: %s was not cached", part.oid.key)
+            else:
+                log.exception("a bug in aliasfs: %s was not cached", part.oid.key)
         finally:
             self._memory.settle(part)

@@ -7,13 +7,16 @@ import inspect
 import logging
 import os
 import stat
+from typing import NoReturn
 
 import pyfuse3
 import pytest
+import trio
 from support.worlds import World, remote
 from trio.testing import MockClock
 
 from aliasfs.errors import StoreTimeout, StoreUnavailable
+from mountd.blocks import BlockCache
 from mountd.inodes import ROOT_INODE
 from mountd.ops import Ops, replies
 
@@ -88,6 +91,53 @@ async def test_a_bug_of_ours_is_eio_with_a_traceback_in_the_log(
     assert caught.value.errno == errno.EIO
     assert ops.errors == {"EIO": 1}
     assert "ZeroDivisionError" in caplog.text
+
+
+class Ended(Exception):
+    """The server would be gone now."""
+
+
+def _end() -> NoReturn:
+    raise Ended
+
+
+@pytest.mark.parametrize("operation", ["stat", "read"])
+async def test_a_request_that_finds_no_memory_is_not_answered_but_ends_the_server(
+    world: World, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    async def starved(*_: object) -> NoReturn:
+        try:
+            raise MemoryError
+        except MemoryError as exc:
+            raise StoreUnavailable("R/file: the connection broke") from exc
+
+    ops = Ops(world.vfs, out_of_memory=_end)
+    number = (await _lookup(ops, b"R", b"file")).st_ino
+    monkeypatch.setattr(world.store(), operation, starved)
+    with pytest.raises(Ended):
+        await (ops.read(pyfuse3.FileHandleT(number), 0, 5) if operation == "read" else _lookup(ops, b"R", b"other"))
+    assert not ops.errors
+
+
+async def test_the_kernel_is_not_told_of_a_lack_of_memory_behind_the_cache(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor where a block is fetched by a task of the cache for several readers."""
+    async with trio.open_nursery() as nursery:
+        cache = BlockCache(None)
+        await nursery.start(cache.run)
+        world = World(remote(), wrap=cache.wrap)
+        world.store().put("file", b"0123456789")
+        await world.mount()
+        ops = Ops(world.vfs, out_of_memory=_end)
+        number = (await _lookup(ops, b"R", b"file")).st_ino
+        world.store().read = _no_thread  # type: ignore[method-assign]
+        with pytest.raises(Ended):
+            await ops.read(pyfuse3.FileHandleT(number), 0, 5)
+        nursery.cancel_scope.cancel()
+    assert not ops.errors
+
+
+async def _no_thread(*_: object) -> NoReturn:
+    raise RuntimeError("can't start new thread")
 
 
 async def test_an_inode_that_nobody_knows_is_stale(ops: Ops, caplog: pytest.LogCaptureFixture) -> None:

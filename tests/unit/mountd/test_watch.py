@@ -48,12 +48,12 @@ async def _attempt(ops: Ops, parent: int, name: bytes, codes: list[int]) -> None
     codes.append(caught.value.errno)
 
 
-def _hang(world: World, monkeypatch: pytest.MonkeyPatch, *, shielded: bool = False) -> trio.Event:
-    """Have every stat of the store wait; return the event that ends the wait with an error."""
+def _shield(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Have every stat of the store wait where no cancellation reaches it; return the event that has it fail."""
     go_on = trio.Event()
 
     async def stat(key: str) -> NoReturn:
-        with trio.CancelScope(shield=shielded):
+        with trio.CancelScope(shield=True):
             await go_on.wait()
         raise StoreUnavailable("it hung for too long")
 
@@ -62,9 +62,9 @@ def _hang(world: World, monkeypatch: pytest.MonkeyPatch, *, shielded: bool = Fal
 
 
 async def test_a_request_that_takes_too_long_is_answered_with_a_time_out_that_names_it(
-    ops: Ops, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+    ops: Ops, world: World, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
-    _hang(world, monkeypatch)
+    world.store().faults.hang("stat")
     parent = await world.number("R")
     codes: list[int] = []
     start_s = trio.current_time()
@@ -81,9 +81,9 @@ async def test_a_request_that_takes_too_long_is_answered_with_a_time_out_that_na
 
 
 async def test_those_who_ask_later_have_the_same_time(
-    ops: Ops, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+    ops: Ops, world: World, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
-    _hang(world, monkeypatch)
+    world.store().faults.hang("stat")
     parent = await world.number("R")
     codes: list[int] = []
     async with trio.open_nursery() as nursery:
@@ -103,7 +103,7 @@ async def test_those_who_ask_later_have_the_same_time(
 async def test_a_handler_that_cannot_be_ended_ends_the_server_with_all_stacks_in_the_log(
     ops: Ops, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
-    go_on = _hang(world, monkeypatch, shielded=True)
+    go_on = _shield(world, monkeypatch)
     parent = await world.number("R")
     start_s = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -120,9 +120,9 @@ async def test_a_handler_that_cannot_be_ended_ends_the_server_with_all_stacks_in
 
 
 async def test_a_server_that_was_stopped_for_a_while_does_not_take_that_for_a_hang(
-    ops: Ops, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+    ops: Ops, world: World, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
-    _hang(world, monkeypatch)
+    world.store().faults.hang("stat")
     parent = await world.number("R")
     codes: list[int] = []
     async with trio.open_nursery() as nursery:
@@ -135,11 +135,9 @@ async def test_a_server_that_was_stopped_for_a_while_does_not_take_that_for_a_ha
     assert codes == [errno.ETIMEDOUT]
 
 
-async def test_without_a_deadline_nothing_is_given_up(
-    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
-) -> None:
+async def test_without_a_deadline_nothing_is_given_up(world: World, autojump_clock: MockClock) -> None:
     ops = Ops(world.vfs)
-    _hang(world, monkeypatch)
+    world.store().faults.hang("stat")
     parent = await world.number("R")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_requests, ops, HANG_TIMEOUT_S, _end)
