@@ -2,13 +2,13 @@
 
 Every call is bounded in time. A daemon that is gone, belongs to somebody else or hangs is
 DaemonUnreachable with one sentence that says which; an error the daemon answers with is raised here as
-the class it had there.
+the class it had there. While a server is being replaced, questions wait in the queue of the control socket,
+which is the keeper's.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +20,14 @@ from pydantic import BaseModel, ValidationError
 
 from aliasfs import errors, wire
 from aliasfs.errors import AliasfsError, DaemonUnreachable
-from aliasfs.mounts import canonical_point, mount_at
+from aliasfs.keeperdoor import keeper_of, why_unreachable
+from aliasfs.mounts import canonical_point, mount_table
 
 _CONNECT_S = 2.0
 _ANSWER_S = 5.0
 """Facts come from memory: a daemon that needs longer than this hangs."""
+_WITHOUT_SERVER_S = 0.5
+"""As long as one that the keeper is about to replace may take."""
 _WORK_S = 120.0
 """A reload may open stores, an eviction may unlink a full disk of files."""
 
@@ -34,14 +37,17 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 class DaemonClient:
     """The control API of the daemon that serves *point*; use as a context manager."""
 
-    def __init__(self, point: Path, *, socket: Path | None = None) -> None:
-        """*socket* says where to ask when only the socket is known; *point* then only names it in messages."""
+    def __init__(self, point: Path, *, socket: Path | None = None, answer_s: float | None = None) -> None:
+        """*socket* says where to ask when only the socket is known; *point* then only names it in messages.
+
+        *answer_s* is how long facts may take, 5 s unless it says otherwise.
+        """
         self.point = point if socket else canonical_point(point)
         self._socket = socket or wire.socket_path(point)
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self._socket)),
             base_url="http://aliasfs",
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
+            timeout=httpx.Timeout(answer_s or _ANSWER_S, connect=_CONNECT_S),
         )
 
     def __enter__(self) -> Self:
@@ -100,7 +106,8 @@ class DaemonClient:
         timeout_s: float | None = None,
     ) -> AnswerT:
         with self._reaching():
-            answer = self._http.request(method, path, json=body, timeout=timeout_s or _ANSWER_S)
+            patience = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
+            answer = self._http.request(method, path, json=body, timeout=patience)
             if answer.is_success:
                 return shape.model_validate_json(answer.content)
             content = answer.json()
@@ -111,14 +118,12 @@ class DaemonClient:
         try:
             # Asked before each request: httpcore 1.0 leaks the descriptor of a refused connection.
             if not wire.listener_pid(self._socket):
-                raise DaemonUnreachable(_why_unreachable(self.point))
+                raise DaemonUnreachable(why_unreachable(self.point))
             yield
         except (httpx.TimeoutException, TimeoutError) as exc:
-            raise DaemonUnreachable(
-                f"the daemon of {self.point} does not answer; 'aliasfs umount --force {self.point}' ends the mount"
-            ) from exc
+            raise DaemonUnreachable(_why_silent(self.point, self._socket)) from exc
         except (httpx.TransportError, OSError) as exc:
-            raise DaemonUnreachable(_why_unreachable(self.point)) from exc
+            raise DaemonUnreachable(why_unreachable(self.point)) from exc
         except (ValidationError, ValueError) as exc:
             raise DaemonUnreachable(
                 f"the daemon of {self.point} answers in a way this version does not understand; "
@@ -126,8 +131,33 @@ class DaemonClient:
             ) from exc
 
 
+def mount_status(point: Path, *, socket: Path | None = None) -> wire.DaemonStatus:
+    """Return all facts of the mount with those of its keeper, or the keeper's alone where no server answers.
+
+    *socket* is as for DaemonClient. Takes 7 s at most, and 3 s while the keeper knows that there is no server.
+    Raises DaemonUnreachable where neither answers.
+    """
+    keeper = keeper_of(point, socket=socket)
+    has_server = keeper is None or keeper.state in ("serving", "silent", "gone")
+    try:
+        with DaemonClient(point, socket=socket, answer_s=None if has_server else _WITHOUT_SERVER_S) as daemon:
+            return daemon.status().model_copy(update={"keeper": keeper})
+    except DaemonUnreachable:
+        if keeper is None or keeper.state in ("silent", "gone"):
+            raise
+        return wire.DaemonStatus(
+            point=str(point if socket else canonical_point(point)),
+            pid=keeper.server_pid,
+            version=keeper.version,
+            started_at=0.0,
+            uptime_s=0.0,
+            keeper=keeper,
+            answers=False,
+        )
+
+
 def running_daemons(complain: Callable[[str], None] = lambda sentence: None) -> list[wire.DaemonStatus]:
-    """Return the status of every daemon of this user that answers, ordered by mount point.
+    """Return the status of every mount of this user whose server or keeper answers, ordered by mount point.
 
     *complain* is told of each that lives and does not answer as it should; the others are not held up by it.
     """
@@ -135,8 +165,7 @@ def running_daemons(complain: Callable[[str], None] = lambda sentence: None) -> 
     for socket in _sockets():
         try:
             if pid := wire.listener_pid(socket):  # 0: of a dead daemon; the next one on that point replaces it
-                with DaemonClient(Path(f"pid {pid}"), socket=socket) as daemon:
-                    found.append(daemon.status())
+                found.append(mount_status(_point_of(socket) or Path(f"pid {pid}"), socket=socket))
         except (AliasfsError, OSError) as exc:
             complain(f"{socket}: {exc}")
     return sorted(found, key=lambda status: status.point)
@@ -168,6 +197,12 @@ def _sockets() -> list[Path]:
     return sorted(directory.glob(f"*{wire.SOCKET_SUFFIX}")) if directory.is_dir() else []
 
 
+def _point_of(socket: Path) -> Path | None:
+    """Return the mount point whose control socket is *socket*, where it is mounted."""
+    points = (mount.point for mount in mount_table() if mount.is_ours)
+    return next((point for point in points if wire.socket_path(point) == socket), None)
+
+
 def _as_raised(content: object) -> AliasfsError:
     """Return the error that the daemon answered with, as the class it had there."""
     failure = wire.Failure.model_validate(content)
@@ -179,12 +214,12 @@ def _as_raised(content: object) -> AliasfsError:
     )
 
 
-def _why_unreachable(point: Path) -> str:
-    mount = mount_at(point)
-    if mount is None:
-        return f"nothing is mounted on {point}; 'aliasfs mount {point}' mounts it"
-    if not mount.is_ours:
-        return f"{point} is a {mount.fs_type} mount, which aliasfs did not make"
-    if mount.owner != os.geteuid():
-        return f"the mount {point} belongs to uid {mount.owner}; ask as that user, for example with sudo"
-    return f"the daemon of {point} is gone and its mount is dead; 'aliasfs umount --force {point}' clears it"
+def _why_silent(point: Path, socket: Path) -> str:
+    """Return in one sentence why the server behind *socket* does not answer, as its keeper sees it."""
+    keeper = keeper_of(point, socket=socket)
+    if keeper is None or keeper.state in ("silent", "gone"):
+        return f"the daemon of {point} does not answer; 'aliasfs umount --force {point}' ends the mount"
+    return (
+        f"the server of {point} does not answer; its keeper (pid {keeper.pid}) says: {keeper.said}; "
+        f"'aliasfs doctor --unhang {point}' replaces it"
+    )

@@ -4,6 +4,9 @@ Each mount has one Unix socket in a directory that only its owner may enter; its
 mount point, for a socket's path has at most 107 bytes (unix(7)). Answers are tolerant readers' models:
 unknown fields are ignored and new ones have defaults, so that a daemon and a command line of neighbouring
 versions understand each other. No field ever holds a credential.
+
+The keeper of a mount, which outlives its servers, listens on the control socket for them, and on a door of
+its own beside it, where one line of JSON is asked and one is answered.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from aliasfs.errors import MountError
 from aliasfs.mounts import canonical_point
 
 SOCKET_SUFFIX = ".sock"
+KEEPER_SUFFIX = ".keeper"
+"""Of the keeper's door, in place of SOCKET_SUFFIX: whoever looks for control sockets does not find it."""
 
 _SOCKET_PATH_MAX_BYTES = 107
 """sizeof(sun_path) less the NUL that ends it, unix(7)."""
@@ -74,10 +79,16 @@ def socket_path(point: Path) -> Path:
     return path
 
 
-def listener_pid(socket: Path) -> int:
-    """Return the pid of the process that listens on *socket*, also of one that hangs; 0 where none does.
+def keeper_path(socket: Path) -> Path:
+    """Return where the keeper of the mount with the control *socket* has its own door."""
+    return socket.with_suffix(KEEPER_SUFFIX)
 
-    Raises TimeoutError where its queue of connections is full, OSError where the socket is not ours to ask.
+
+def listener_pid(socket: Path) -> int:
+    """Return the pid of the process that made *socket* listen, also of one that hangs; 0 where none listens.
+
+    That is the keeper, even one that has died while its server still holds the socket. Raises TimeoutError
+    where its queue of connections is full, OSError where the socket is not ours to ask.
     """
     with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as visitor:
         visitor.settimeout(_KNOCK_S)
@@ -167,8 +178,50 @@ class KernelStatus(Answer):
     rates: Rates = Rates()
 
 
+class KeeperStatus(Answer):
+    """What the keeper of a mount says of itself and of its servers; *said* is that in words.
+
+    *state* is `starting`, `serving`, `replacing`, `failing` (no server stays up: readers get EIO) or
+    `stopping`, and where nobody at its door says so, `silent` (it is there and does not answer) or `gone`.
+    *generation* counts the servers so far, *deaths* those that died, *hangs* those ended because they hung.
+    *last_death_at* is in seconds since the epoch, 0 where none died; *pause_s* is how long readers waited
+    for the present server. *resend* says whether the kernel repeats what a dead server had not answered
+    (Linux 6.9). *device* is the mount's, `major:minor`.
+    """
+
+    pid: int
+    state: str = ""
+    server_pid: int = 0
+    version: str = ""
+    said: str = ""
+    generation: int = 0
+    deaths: int = 0
+    hangs: int = 0
+    last_death: str = ""
+    last_death_at: float = 0.0
+    resend: bool = True
+    device: str = ""
+    pause_s: float = 0.0
+    systemd: bool = False
+
+
+class RestartReport(Answer):
+    """What became of a planned restart, or of `unhang`: the new server, or why the old one serves on."""
+
+    ok: bool = False
+    pid: int = 0
+    version: str = ""
+    pause_s: float = 0.0
+    error: str = ""
+    exit: int = 0
+
+
 class DaemonStatus(Answer):
-    """All facts of one mount. *started_at* is in seconds since the epoch."""
+    """All facts of one mount. *started_at* is in seconds since the epoch.
+
+    *keeper* is added by who asks, at the keeper's door; None for a daemon from before there were keepers.
+    *answers* is False where the server did not, and all that is known is what the keeper says.
+    """
 
     point: str
     pid: int
@@ -180,6 +233,8 @@ class DaemonStatus(Answer):
     aliases: list[AliasStatus] = Field(default_factory=list)
     cache: CacheStatus = CacheStatus()
     kernel: KernelStatus = KernelStatus()
+    keeper: KeeperStatus | None = None
+    answers: bool = True
 
 
 class HealthAnswer(Answer):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aliasfs import __version__
-from aliasfs.cli import alias, cache, doctor, files, mount, status
+from aliasfs.cli import alias, cache, doctor, files, mount, restart, status
 from aliasfs.cli.options import examples
 
 
@@ -27,7 +27,7 @@ def build() -> typer.Typer:
         ),
     )
     app.callback()(_root)
-    for group in (alias, mount, files, cache, doctor, status):
+    for group in (alias, mount, restart, files, cache, doctor, status):
         group.register(app)
     return app
 

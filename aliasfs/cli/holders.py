@@ -37,7 +37,7 @@ def holders(point: Path, proc: Path = PROC) -> list[Holder]:
 def _uses(process: Path) -> Iterator[tuple[str, str]]:
     for link, use in (("cwd", "working directory"), ("root", "root directory"), ("exe", "program")):
         if target := _readlink(process / link):
-            yield use, target
+            yield f"{use} {target}", target
     try:
         descriptors = list((process / "fd").iterdir())
     except OSError:  # it has ended, or belongs to somebody else

@@ -1,17 +1,18 @@
-"""Starts the daemon of one mount in a session of its own, and waits until it serves or says why not.
+"""Starts the keeper of one mount in a session of its own, and waits until its server serves or says why not.
 
-The daemon writes one line, a `wire.Readiness`, to the pipe it is given; end of file without a line means
+The keeper writes one line, a `wire.Readiness`, to the pipe it is given; end of file without a line means
 that it died, and then the end of its log is the reason. No secret is ever on its command line.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,13 @@ from pydantic import ValidationError
 
 import aliasfs
 from aliasfs import errors
+from aliasfs.cli.daemons import KEEPER_MODULE
 from aliasfs.config import CONFIG_VARIABLE
 from aliasfs.errors import AliasfsError, MountError
-from aliasfs.wire import Readiness
+from aliasfs.wire import Readiness, socket_path
+
+KEPT_DESCRIPTOR = "aliasfs-fuse"
+"""The name under which systemd keeps the kernel's descriptor for the keeper."""
 
 READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 5.0
@@ -31,7 +36,7 @@ _TAIL_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class DaemonCommand:
-    """The command line of one daemon; paths are absolute, for it runs elsewhere."""
+    """The command line of one keeper; paths are absolute, for it runs elsewhere."""
 
     point: Path
     config: Path | None = None
@@ -41,25 +46,57 @@ class DaemonCommand:
     def argv(self, *, ready_fd: int | None = None) -> list[str]:
         """Return the arguments, program first; in the foreground without *ready_fd*.
 
-        -P keeps the working directory out of the module path.
+        -P keeps the working directory out of the module path. What is behind `--` is for the servers.
         """
-        argv = [sys.executable, "-P", "-m", "mountd", "serve", "--point", str(self.point)]
+        argv = [sys.executable, "-P", "-m", KEEPER_MODULE, "--point", str(self.point)]
+        argv += ["--socket", str(socket_path(self.point))]
+        if ready_fd is not None:
+            argv += ["--ready-fd", str(ready_fd)]
+        argv.append("--")
         if self.config is not None:
             argv += ["--config", str(self.config)]
         for alias in self.aliases:
             argv += ["--alias", alias]
         if self.allow_other:
             argv.append("--allow-other")
-        return [*argv, "--foreground"] if ready_fd is None else [*argv, "--ready-fd", str(ready_fd)]
+        return [*argv, "--foreground"] if ready_fd is None else argv
+
+    @classmethod
+    def of_running(cls, argv: Sequence[str]) -> DaemonCommand | None:
+        """Return the command whose `argv` is *argv*, as that of a running keeper; None where it cannot be one."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--point", type=Path, required=True)
+        parser.add_argument("--config", type=Path)
+        parser.add_argument("--alias", action="append", default=[])
+        parser.add_argument("--allow-other", action="store_true")
+        if KEEPER_MODULE not in argv:
+            return None
+        arguments = [argument for argument in argv[argv.index(KEEPER_MODULE) + 1 :] if argument != "--"]
+        try:
+            given, _ready_and_socket = parser.parse_known_args(arguments)
+        except (argparse.ArgumentError, SystemExit):  # Python 3.11 ends the process where --point is missing
+            return None
+        return cls(given.point, given.config, given.alias, given.allow_other)
+
+
+def is_handed_over(environment: Mapping[str, str]) -> bool:
+    """Say whether systemd kept the mount over a restart and hands it to this process, sd_listen_fds(3)."""
+    is_for_us = environment.get("LISTEN_PID") == str(os.getpid())
+    return is_for_us and KEPT_DESCRIPTOR in environment.get("LISTEN_FDNAMES", "").split(":")
 
 
 def daemon_environ() -> dict[str, str]:
     """Return our environment, in which the daemon is the one that belongs to this command line, installed or not."""
-    here = str(Path(aliasfs.__file__).parents[1])
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    environ = os.environ | {"PYTHONPATH": module_path(os.environ)}
     if named := os.environ.get(CONFIG_VARIABLE):
         environ[CONFIG_VARIABLE] = os.path.abspath(named)
     return environ
+
+
+def module_path(environment: Mapping[str, str]) -> str:
+    """Return the PYTHONPATH of *environment* with this command line's own code before everything else."""
+    here = str(Path(aliasfs.__file__).parents[1])
+    return os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
 
 
 def log_file(point: Path) -> Path:
@@ -79,11 +116,14 @@ def log_file(point: Path) -> Path:
     return directory / f"{str(point).strip('/').replace('/', '-') or 'root'}.log"
 
 
-def launch(command: DaemonCommand, log: Path, waiting: Callable[[float], None]) -> int:
-    """Start the daemon, wait until its mount answers, and return its pid.
+def launch(
+    command: DaemonCommand, log: Path, waiting: Callable[[float], None], environ: Mapping[str, str] | None = None
+) -> int:
+    """Start the daemon, wait until its mount answers, and return the pid of its keeper.
 
-    *log* takes what it prints. *waiting* is called now and then with the seconds waited so far. Raises
-    the error the daemon gives for not starting, or MountError when it dies or needs more than 30 s.
+    *log* takes what it prints. *waiting* is called now and then with the seconds waited so far. *environ*
+    is its environment, `daemon_environ()` unless it is given. Raises the error the daemon gives for not
+    starting, or MountError when it dies or needs more than 30 s.
     """
     try:
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -97,7 +137,7 @@ def launch(command: DaemonCommand, log: Path, waiting: Callable[[float], None]) 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=daemon_environ(),
+            env=daemon_environ() if environ is None else environ,
             cwd="/",
             start_new_session=True,
             pass_fds=[ready_for_daemon],

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aliasfs.cli.options import ConfigOption, examples
+from aliasfs.cli.points import MountedArgument, PointArgument
 from aliasfs.errors import DaemonUnreachable, MountError
 
 if TYPE_CHECKING:
     from aliasfs.cli.launch import DaemonCommand
 
-PointArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="POINT", show_default=False, help="The mount point; mount.point of the configuration when left out."
-    ),
-]
 AliasOption = Annotated[
     list[str],
     typer.Option(
@@ -60,9 +55,10 @@ def mount(
     preflight.check_fusermount()
     if allow_other or settings.mount.allow_other:
         preflight.check_allow_other()
-    if force:
-        _clear_dead(where)
-    preflight.check_point(where)
+    if not (foreground and launch.is_handed_over(os.environ)):
+        if force:
+            _clear_dead(where)
+        preflight.check_point(where)
     command = launch.DaemonCommand(where, config.absolute() if config else None, alias, allow_other)
     if foreground:
         argv = command.argv()
@@ -73,10 +69,10 @@ def mount(
 
 
 def umount(
-    point: PointArgument = None,
+    point: MountedArgument = None,
     config: ConfigOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Detach it whoever uses it, and end its daemon even if that hangs.")
+        bool, typer.Option("--force", help="Detach it whoever uses it, and end its processes even if they hang.")
     ] = False,
     lazy: Annotated[
         bool, typer.Option("--lazy", help="Detach it now; files that are open can be read until they are closed.")
@@ -84,15 +80,14 @@ def umount(
 ) -> None:
     """Take the mount on POINT away, and return once it is gone."""
     from aliasfs.cli import detach, output
-    from aliasfs.mounts import canonical_point, mount_at
+    from aliasfs.cli.points import only_mount, ours_at
+    from aliasfs.mounts import canonical_point
 
-    where = canonical_point(point or _only_mount(config))
-    found = mount_at(where)
+    where = canonical_point(point or only_mount(config))
+    found = ours_at(where)
     if found is None:
         _end_leftover_daemon(where)
         return
-    if not found.is_ours:
-        raise MountError(f"{where} is a {found.fs_type} mount, which aliasfs did not make: 'umount' takes it away")
     with output.progress(f"unmounting {where}") as report:
 
         def waiting(waited_s: float) -> None:
@@ -126,24 +121,12 @@ def _clear_dead(point: Path) -> None:
         typer.echo(f"cleared a dead mount from {point}", err=True)
 
 
-def _only_mount(config: Path | None) -> Path:
-    """Return the point of the one mount of this user, dead or alive, else what the configuration says."""
-    from aliasfs import config as configuration
-    from aliasfs.mounts import mount_table
-
-    points = sorted({mount.point for mount in mount_table() if mount.is_ours and mount.owner == os.geteuid()})
-    if len(points) > 1:
-        raise MountError(f"you have several mounts, so name the one you mean: {', '.join(map(str, points))}")
-    return points[0] if points else configuration.load(config).mount.point
-
-
 def _end_leftover_daemon(point: Path) -> None:
     """End a daemon whose mount somebody else took away; raise MountError where there is none either."""
-    from aliasfs.client import DaemonClient
+    from aliasfs.cli import detach
 
     try:
-        with DaemonClient(point) as daemon:
-            daemon.stop()
+        detach.stop_daemon(point)
     except DaemonUnreachable:
         raise MountError(f"nothing is mounted on {point}; 'aliasfs status' shows what is") from None
     typer.echo(f"{point} was not mounted any more; its daemon was told to end")

@@ -16,9 +16,10 @@ import subprocess
 from enum import Enum
 from pathlib import Path
 
-from aliasfs.client import DaemonClient
-from aliasfs.errors import DaemonUnreachable, MountError
+from aliasfs.errors import MountError
+from aliasfs.keeperdoor import keeper_of
 from aliasfs.mounts import Mount, mount_at
+from aliasfs.wire import listener_pid, socket_path
 
 FUSE_DEVICE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
@@ -126,6 +127,8 @@ def _why_taken(mount: Mount) -> str:
                 f"{mount.point} is a dead mount (Transport endpoint is not connected): run 'aliasfs mount --force "
                 f"{quoted}', which clears it with 'umount -l' first"
             )
+        case Pulse.HANGING if said := _keepers_word(mount):
+            return f"{mount.point} is mounted and does not answer; {said}: run 'aliasfs doctor --unhang {quoted}'"
         case Pulse.HANGING:
             return (
                 f"{mount.point} is a {mount.fs_type} mount that does not answer: run 'aliasfs umount --force {quoted}'"
@@ -136,9 +139,15 @@ def _why_taken(mount: Mount) -> str:
             return f"{mount.point} is already a mount point, of type {mount.fs_type}: name another directory"
 
 
+def _keepers_word(mount: Mount) -> str:
+    """Return what the keeper of *mount* says of it, "" where there is none."""
+    keeper = keeper_of(mount.point) if mount.is_ours else None
+    return f"its keeper (pid {keeper.pid}) says: {keeper.said}" if keeper else ""
+
+
 def _holder(mount: Mount) -> str:
     try:
-        with DaemonClient(mount.point) as daemon:
-            return f"pid {daemon.health().pid}"
-    except DaemonUnreachable:
-        return f"uid {mount.owner}"
+        pid = listener_pid(socket_path(mount.point))
+    except OSError:  # TimeoutError too
+        pid = 0
+    return f"pid {pid}" if pid else f"uid {mount.owner}"

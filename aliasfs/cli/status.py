@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from aliasfs.cli.options import JsonOption, examples
 from aliasfs.errors import DaemonUnreachable
-from aliasfs.wire import CacheStatus, DaemonStatus, KernelStatus
+from aliasfs.wire import CacheStatus, DaemonStatus, KeeperStatus, KernelStatus
 
 COLUMNS = ("ALIAS", "HEALTH", "REQUESTS", "ERRORS", "READ", "MEAN", "ENGINE", "URL", "LAST ERROR")
 
@@ -25,15 +26,11 @@ def status(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the aliases of a running mount with the health of their stores, its cache and its load."""
+    """Show the aliases of a running mount with the health of their stores, its keeper, its cache and its load."""
     from aliasfs.cli import output
-    from aliasfs.client import DaemonClient, running_daemons
+    from aliasfs.client import mount_status, running_daemons
 
-    if point is not None:
-        with DaemonClient(point) as daemon:
-            found = [daemon.status()]
-    else:
-        found = running_daemons(output.note)
+    found = [mount_status(point)] if point is not None else running_daemons(output.note)
     if not found:
         raise DaemonUnreachable(
             "no mount of yours is running; 'aliasfs mount' starts one, 'aliasfs doctor' looks further"
@@ -51,14 +48,18 @@ def status(
 def _print(one: DaemonStatus) -> None:
     from aliasfs.cli import output
 
-    output.print_facts(
-        {
-            "mount": f"{one.point} (pid {one.pid}, up {duration(one.uptime_s)}, version {one.version})",
+    facts = {"mount": f"{one.point} ({_server(one)})"}
+    if one.keeper is not None:
+        facts["keeper"] = keeper_line(one.keeper)
+    if one.answers:
+        facts |= {
             "config": ", ".join(one.config_files) or "none",
             "cache": cache_line(one.cache),
             "load": _load_line(one.kernel),
         }
-    )
+    output.print_facts(facts)
+    if one.keeper is not None and one.keeper.state == "gone":
+        output.note(f"warning: {without_keeper(one.point)}")
     rows = [
         (
             alias.name,
@@ -74,6 +75,33 @@ def _print(one: DaemonStatus) -> None:
         for alias in one.aliases
     ]
     output.print_table(COLUMNS, rows)
+
+
+def _server(one: DaemonStatus) -> str:
+    if one.answers:
+        return f"pid {one.pid}, up {duration(one.uptime_s)}, version {one.version}"
+    return f"pid {one.pid} does not answer" if one.pid else "no server at the moment"
+
+
+def keeper_line(keeper: KeeperStatus) -> str:
+    """Return how the keeper of a mount is, and how its servers fared, in one line."""
+    line = f"pid {keeper.pid}, {keeper.state}"
+    if keeper.state != "serving":
+        return f"{line}: {keeper.said}" if keeper.said else line
+    line += f"; {keeper.generation} {'server' if keeper.generation == 1 else 'servers'} so far"
+    if keeper.last_death:
+        line += f", last death: {keeper.last_death} {duration(time.time() - keeper.last_death_at)} ago"
+    if keeper.hangs:
+        line += f", {keeper.hangs} hung"
+    return f"{line}, readers waited {keeper.pause_s:.1f} s" if keeper.pause_s else line
+
+
+def without_keeper(point: str) -> str:
+    """Return what it means that the keeper of *point* is gone, and what to do."""
+    return (
+        f"the keeper of {point} is gone: its server serves on, but nobody replaces that when it dies; "
+        f"run 'aliasfs umount {point}', then 'aliasfs mount {point}'"
+    )
 
 
 def cache_line(cache: CacheStatus) -> str:
@@ -102,7 +130,7 @@ def _load_line(kernel: KernelStatus) -> str:
 
 def duration(seconds: float) -> str:
     """Return *seconds* in its two largest units: `3 d 4 h`."""
-    whole = int(seconds)
+    whole = max(0, int(seconds))
     parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     first = next((index for index, (count, _) in enumerate(parts) if count), 3)
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2])

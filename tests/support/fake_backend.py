@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,24 +89,29 @@ def served(backend: FakeBackend) -> Iterator[Path]:
 
     Ends when the block does, or when the backend is told to stop.
     """
-    socket = wire.make_runtime_dir() / wire.socket_path(Path(backend.point)).name
+    path = wire.make_runtime_dir() / wire.socket_path(Path(backend.point)).name
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
     started = threading.Event()
     tokens: list[trio.lowlevel.TrioToken] = []
 
     async def main() -> None:
         tokens.append(trio.lowlevel.current_trio_token())
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, backend, socket)
+            await nursery.start(serve_control, backend, listener)
             started.set()
             await backend.stopped.wait()
             nursery.cancel_scope.cancel()
+        listener.close()
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
     assert started.wait(10)
     try:
-        yield socket
+        yield path
     finally:
         if thread.is_alive():
             tokens[0].run_sync_soon(backend.stopped.set)
         thread.join(10)
+        path.unlink(missing_ok=True)

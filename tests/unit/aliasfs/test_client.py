@@ -11,7 +11,7 @@ import pytest
 from support.fake_backend import FakeBackend, served
 from support.runtime import runtime_dir as runtime_dir
 
-from aliasfs import client, errors, wire
+from aliasfs import client, errors, keeperdoor, wire
 from aliasfs.client import DaemonClient, reload_daemons, running_daemons
 from aliasfs.mounts import Mount
 
@@ -66,7 +66,7 @@ def test_a_made_up_kind_is_not_looked_up(tmp_path: Path) -> None:
 def test_unreachable_says_why(
     mount: Mount | None, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(client, "mount_at", lambda point: mount)
+    monkeypatch.setattr(keeperdoor, "mount_at", lambda point: mount)
     with DaemonClient(tmp_path) as daemon, pytest.raises(errors.DaemonUnreachable, match=sentence):
         daemon.health()
 

@@ -27,9 +27,9 @@ def test_links_of_proc_are_enough(tmp_path: Path) -> None:
     (proc / "60" / "maps").write_text("7f0-7f1 r--p 0000 00:34 7   /mnt/aliases/A/with space\n7f1-7f2 rw-p 0 00:00 0\n")
     (proc / "net").mkdir()
     assert [str(holder) for holder in holders(point, proc)] == [
-        "c20 (pid 20, working directory)",
+        "c20 (pid 20, working directory /mnt/aliases/A)",
         "c30 (pid 30, open file /mnt/aliases/A/file)",
-        "c50 (pid 50, root directory)",
+        "c50 (pid 50, root directory /mnt/aliases)",
         "a process (pid 60, mapped file /mnt/aliases/A/with space)",
     ]
 
@@ -37,5 +37,5 @@ def test_links_of_proc_are_enough(tmp_path: Path) -> None:
 def test_a_real_process(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path, stdin=subprocess.PIPE) as process:
         found = holders(tmp_path)
-    assert [(holder.pid, holder.use) for holder in found] == [(process.pid, "working directory")]
+    assert [(holder.pid, holder.use) for holder in found] == [(process.pid, f"working directory {tmp_path}")]
     assert os.getpid() not in [holder.pid for holder in found]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aliasfs import errors
+from aliasfs import errors, wire
 from aliasfs.cli import launch
 from aliasfs.cli.launch import DaemonCommand, log_file
 
@@ -104,10 +104,14 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert command.argv(ready_fd=7)[1:] == [
         "-P",
         "-m",
-        "mountd",
-        "serve",
+        "mountd.keeper",
         "--point",
         "/mnt/a",
+        "--socket",
+        str(wire.socket_path(Path("/mnt/a"))),
+        "--ready-fd",
+        "7",
+        "--",
         "--config",
         "/c.yaml",
         "--alias",
@@ -115,10 +119,31 @@ def test_the_command_line(tmp_path: Path) -> None:
         "--alias",
         "B=s3://b",
         "--allow-other",
-        "--ready-fd",
-        "7",
     ]
-    assert DaemonCommand(tmp_path).argv()[-1] == "--foreground"
+    assert DaemonCommand(tmp_path).argv()[-2:] == ["--", "--foreground"]
+
+
+@pytest.mark.parametrize("ready_fd", [None, 7])
+def test_the_command_line_of_a_running_keeper_is_understood(ready_fd: int | None) -> None:
+    command = DaemonCommand(Path("/mnt/a"), Path("/c.yaml"), ["A=/a", "B=s3://b"], allow_other=True)
+    assert DaemonCommand.of_running(command.argv(ready_fd=ready_fd)) == command
+    bare = DaemonCommand(Path("/mnt/a b"), aliases=[])
+    assert DaemonCommand.of_running(bare.argv(ready_fd=ready_fd)) == bare
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["sh"], ["python", "-m", "mountd.keeper"], ["python", "-m", "mountd.keeper", "--point"]]
+)
+def test_another_command_line_is_not(argv: list[str]) -> None:
+    assert DaemonCommand.of_running(argv) is None
+
+
+def test_a_mount_that_systemd_kept_is_told_apart() -> None:
+    kept = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "aliasfs-state:aliasfs-fuse"}
+    assert launch.is_handed_over(kept)
+    assert not launch.is_handed_over(kept | {"LISTEN_PID": "1"})
+    assert not launch.is_handed_over(kept | {"LISTEN_FDNAMES": "aliasfs-state"})
+    assert not launch.is_handed_over({})
 
 
 def test_the_daemon_finds_the_same_code_and_the_same_configuration(
