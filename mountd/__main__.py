@@ -10,6 +10,8 @@ import ctypes
 import logging
 import os
 import resource
+import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from pathlib import Path
 import trio
 
 from aliasfs.errors import AliasfsError, exit_code
-from mountd.notify import Starter
+from mountd import stacks
+from mountd.link import Link
 from mountd.settings import ServeOptions
 
 log = logging.getLogger("mountd")
@@ -47,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mountd", description="The aliasfs daemon; see 'aliasfs mount --help'.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="mount and serve in the foreground")
-    serve.add_argument("--point", type=Path, help="where to mount (default: the configuration's mount.point)")
+    serve = commands.add_parser("serve", help="serve a mount; started by the keeper, 'python -m mountd.keeper'")
+    serve.add_argument("--point", type=Path, required=True, help="where it is mounted")
     serve.add_argument("--config", type=Path, metavar="FILE")
     serve.add_argument("--alias", action="append", default=[], metavar="NAME=URL")
     serve.add_argument("--allow-other", action="store_true")
     serve.add_argument("--foreground", action="store_true")
-    serve.add_argument("--ready-fd", type=int, metavar="N", help="write one JSON line there when the mount answers")
+    serve.add_argument("--load-all", action="store_true", help="load storage libraries first: another server serves")
+    serve.add_argument("--link-fd", type=int, required=True, metavar="N", help="our end of the link to the keeper")
+    serve.add_argument("--control-fd", type=int, required=True, metavar="N", help="the listening control socket")
     serve.set_defaults(run=_serve)
     cache = commands.add_parser("cache", help="work on a cache directory that no daemon has")
     cache.add_argument("command", choices=("status", "evict", "verify"))
@@ -91,22 +96,25 @@ def _serve(given: argparse.Namespace) -> int:
         aliases=given.alias,
         allow_other=given.allow_other,
         foreground=given.foreground,
-        ready_fd=given.ready_fd,
     )
     _share_heaps()
     _raise_open_files()
-    starter = Starter(given.ready_fd, os.environ.pop("NOTIFY_SOCKET", None))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the keeper, too, which ends us in good order
+    stacks.install()
+    link = Link(given.link_fd)
     try:
         config = options.load()
         _log_to_stderr(config.daemon.log_level)
-        from mountd.serve import serve
+        from mountd.serve import load_libraries, serve
 
-        trio.run(serve, options, config, starter)
+        if given.load_all:
+            load_libraries(config.registry.values())
+        trio.run(serve, options, config, link, socket.socket(fileno=given.control_fd))
     except (AliasfsError, BaseExceptionGroup) as exc:
         error = _expected(exc)
         if error is None:
             raise
-        starter.failed(str(error), exit_code(error))
+        link.say("failed", error=str(error), exit=exit_code(error))
         return _fail(error)
     return 0
 

@@ -33,6 +33,7 @@ from aliasfs.wire import (
     VerifyReport,
 )
 from mountd.blocks import BlockCache
+from mountd.catalog import Catalog
 from mountd.metrics import metrics_text
 from mountd.ops import Ops
 from mountd.settings import ServeOptions
@@ -59,8 +60,8 @@ class Daemon:
     vfs: Vfs
     ops: Ops
     cache: BlockCache
-    ended: bool = field(default=False, init=False)
-    """Whether the session with the kernel is over; set by who runs it."""
+    ask_to_stop: Callable[[], None]
+    """Has the keeper take the mount away."""
     _started_at: float = field(default_factory=time.time, init=False)
     _samples: collections.deque[tuple[float, int, int]] = field(
         default_factory=lambda: collections.deque(maxlen=SAMPLES), init=False
@@ -108,6 +109,10 @@ class Daemon:
         """Return the metrics in Prometheus' text format."""
         return metrics_text(self.status())
 
+    def catalogs(self) -> list[Catalog]:
+        """Return what is known of names, per alias."""
+        return [volume.catalog for volume in self.vfs.volumes.values()]
+
     # requests
 
     async def reload(self) -> list[str]:
@@ -127,12 +132,8 @@ class Daemon:
         return said
 
     def stop(self) -> None:
-        """End the session with the kernel; the mount is gone when the daemon has ended.
-
-        Once it has ended there is nothing to end: libfuse would crash on a second request.
-        """
-        if not self.ended:
-            pyfuse3.terminate()
+        """Have the mount taken away; it is gone when the keeper has ended."""
+        self.ask_to_stop()
 
     async def cache_evict(self, request: EvictRequest) -> EvictReport:
         """Give cached bytes back as *request* says."""

@@ -12,8 +12,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyfuse3
-
 log = logging.getLogger(__name__)
 
 READ_AHEAD_KIB = 1024
@@ -34,8 +32,8 @@ class Raised:
 
 
 def mount_options(*, allow_other: bool) -> set[str]:
-    """Return the options for `pyfuse3.init`; the kernel checks permissions and refuses every write."""
-    options = {*pyfuse3.default_options, "fsname=aliasfs", "subtype=aliasfs", "ro", "nosuid", "nodev"}
+    """Return the options of the mount; the kernel checks permissions and refuses every write."""
+    options = {"default_permissions", "fsname=aliasfs", "subtype=aliasfs", "ro", "nosuid", "nodev"}
     return options | {"allow_other"} if allow_other else options
 
 

@@ -1,18 +1,20 @@
-"""Builds one mount from the bottom up, runs it, and takes it down in reverse; the one file that knows every room."""
+"""Builds one server from the bottom up, runs it, and takes it down in reverse; the one file that knows every room."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import pyfuse3
 import trio
 
+from aliasfs import __version__
 from aliasfs.config import CacheSettings, Config
 from aliasfs.errors import ConfigError, MountError
 from aliasfs.mounts import canonical_point
@@ -21,34 +23,45 @@ from aliasfs.store import open_store, preload
 from aliasfs.store.aio import AsyncioBridge
 from aliasfs.store.base import Content
 from aliasfs.store.guard import GuardConfig, GuardedStore
-from aliasfs.wire import make_runtime_dir, socket_path
+from aliasfs.wire import socket_path
 from mountd.blocks import BlockCache, BlockCacheSettings
 from mountd.catalog import Catalog, CatalogSettings
 from mountd.control import serve_control
 from mountd.daemon import Daemon
 from mountd.disk import CacheDisk
 from mountd.inodes import ROOT_INODE
+from mountd.keeperdoor import NODES_SUFFIX
 from mountd.kernel import mount_options, raise_limits
-from mountd.notify import Starter
+from mountd.link import Link, Order
+from mountd.nodelog import NodeLog
 from mountd.ops import Ops
+from mountd.pressure import Pressure
 from mountd.readahead import ReadAhead, ReadAheadPolicy, ReadAheadSettings
+from mountd.session import Session
 from mountd.settings import ServeOptions, vfs_settings
 from mountd.vfs import Vfs
 from mountd.volumes import Volume
+from mountd.watch import watch_requests
 
 log = logging.getLogger(__name__)
 
 FIRST_ANSWER_S = 10.0
 """How long the kernel may take to get its first answer through a new mount; it takes milliseconds."""
 
+ANSWER_WITHIN = 0.9
+"""Part of the hang time-out after which a request is given up, so that a slow store is not taken for a hang."""
 
-async def serve(options: ServeOptions, config: Config, starter: Starter) -> None:
-    """Mount and serve until unmounted, told to stop, or signalled.
 
-    Raises MountError, ConfigError and what else stands in the way of a start; nothing is left mounted.
+async def serve(options: ServeOptions, config: Config, link: Link, listener: socket.socket) -> None:
+    """Serve the mount that the keeper hands over, until it is taken away or the keeper wants it back.
+
+    *listener* is the control socket. Raises MountError, ConfigError and what else stands in the way of a start.
     """
     point = canonical_point(options.point or config.mount.point)
-    make_runtime_dir()
+    link.say("warm", **_terms(options, config))
+    order = await _expect(link, "open")
+    if order is None:
+        return
     async with AsyncExitStack() as stack:
         cache = BlockCache(await _open_disk(config, stack), _cache_settings(config))
         fetching = await stack.enter_async_context(trio.open_nursery())
@@ -56,27 +69,76 @@ async def serve(options: ServeOptions, config: Config, starter: Starter) -> None
         await fetching.start(cache.run)
         bridge = AsyncioBridge()
         stack.push_async_callback(bridge.aclose)
-        vfs = Vfs(_volume_opener(config, point, cache, bridge), vfs_settings(config.mount))
+        nodes = await _open_nodes(point, order, stack)
+        vfs = Vfs(_volume_opener(config, point, cache, bridge), vfs_settings(config.mount), nodes)
         stack.push_async_callback(vfs.aclose)
         await vfs.refresh(config.registry)
-        ops = Ops(vfs)
-        daemon = Daemon(point, options, config, vfs, ops, cache)
+        ops = Ops(vfs, config.daemon.hang_timeout_s * ANSWER_WITHIN)
+        session = Session(ops)
+        daemon = Daemon(point, options, config, vfs, ops, cache, functools.partial(link.say, "stop"))
         movers = await stack.enter_async_context(trio.open_nursery())
-        movers.start_soon(_preload, bridge, [alias for alias in config.registry.values() if not alias.is_local])
-        await movers.start(_control, daemon, socket_path(point))
-        _mount(ops, point, allow_other=options.allow_other or config.mount.allow_other)
-        stack.callback(pyfuse3.close)
-        for mover in (daemon.sample, daemon.watch_config):
+        stack.callback(movers.cancel_scope.cancel)
+        await movers.start(_control, daemon, listener)
+        link.say("opened")
+        order = await _expect(link, "serve")
+        if order is None or order.kernel is None:
+            return
+        waiting = [bytes.fromhex(message) for message in order.facts["waiting"]]
+        await session.begin(order.kernel, bytes.fromhex(order.facts["init"]), waiting)
+        stack.callback(session.close)
+        for mover in _movers(daemon, config, link):
             movers.start_soon(_dispensable, mover)
-        movers.start_soon(_obey_signals, daemon)
-        movers.start_soon(_greet, starter, point, f"serving {len(config.registry)} aliases on {point}")
-        try:
-            await pyfuse3.main()
-        finally:
-            daemon.ended = True
-        starter.systemd("STOPPING=1")
-        movers.cancel_scope.cancel()
-    log.info("unmounted %s", point)
+        movers.start_soon(_obey_keeper, link, session)
+        movers.start_soon(_obey_signals, daemon, session)
+        movers.start_soon(_greet, link, point, f"serving {len(config.registry)} aliases on {point}")
+        remote = [alias for alias in config.registry.values() if not alias.is_local]
+        movers.start_soon(_preload, bridge, remote)
+        await session.run()
+    log.info("this server has ended")
+
+
+def _terms(options: ServeOptions, config: Config) -> dict[str, object]:
+    """Return what the keeper is to know of us and of the configuration."""
+    allow_other = options.allow_other or config.mount.allow_other
+    return {
+        "version": __version__,
+        "mount_options": ",".join(sorted(mount_options(allow_other=allow_other))),
+        "hang_timeout_s": config.daemon.hang_timeout_s,
+        "restart_limit": config.daemon.restart_limit,
+    }
+
+
+async def _expect(link: Link, wish: str) -> Order | None:
+    """Return the order *wish*; None when it does not come, because we are not wanted any more."""
+    order = await link.hear()
+    return order if order is not None and order.wish == wish else None
+
+
+async def _open_nodes(point: Path, order: Order, stack: AsyncExitStack) -> NodeLog:
+    path = socket_path(point).with_suffix(NODES_SUFFIX)
+    session, generation = str(order.facts["session"]), int(order.facts["generation"])
+    nodes = await trio.to_thread.run_sync(NodeLog.open, path, session, generation)
+    stack.callback(nodes.close)
+    return nodes
+
+
+def _movers(daemon: Daemon, config: Config, link: Link) -> list[Callable[[], Awaitable[None]]]:
+    """Return what goes on beside the requests."""
+    movers: list[Callable[[], Awaitable[None]]] = [
+        daemon.sample,
+        daemon.watch_config,
+        daemon.vfs.compact_nodes,
+        functools.partial(watch_requests, daemon.ops, config.daemon.hang_timeout_s),
+    ]
+    if config.daemon.memory_max is not None:
+        worn = functools.partial(_worn, link)
+        pressure = Pressure(config.daemon.memory_max, daemon.cache, daemon.catalogs, worn)
+        movers.append(pressure.run)
+    return movers
+
+
+def _worn(link: Link, why: str) -> None:
+    link.say("worn", why=why)
 
 
 async def _open_disk(config: Config, stack: AsyncExitStack) -> CacheDisk | None:
@@ -135,29 +197,22 @@ def _mount_within(alias: Alias, point: Path) -> str | None:
     return str(point.relative_to(root)) if root in point.parents else None
 
 
-def _mount(ops: Ops, point: Path, *, allow_other: bool) -> None:
-    try:
-        pyfuse3.init(ops, str(point), mount_options(allow_other=allow_other))
-    except RuntimeError as exc:
-        raise MountError(f"cannot mount {point}: {exc}; 'aliasfs doctor' says what is missing") from exc
-
-
 async def _dispensable(mover: Callable[[], Awaitable[None]]) -> None:
     """Run *mover*; a bug in it costs what it does, not the mount."""
     try:
         await mover()
     except Exception:
-        log.exception("a bug in aliasfs: %s has ended, the mount goes on without it", mover.__name__)
+        log.exception("a bug in aliasfs: %s has ended, the mount goes on without it", mover)
 
 
 async def _control(
-    daemon: Daemon, socket: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    daemon: Daemon, listener: socket.socket, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the control door; once it is open, a bug in it does not end the mount."""
     is_open = False
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, daemon, socket)
+            await nursery.start(serve_control, daemon, listener)
             is_open = True
             task_status.started()
     except Exception:
@@ -166,24 +221,29 @@ async def _control(
         log.exception("a bug in aliasfs: the control door has closed, the mount goes on without it")
 
 
+def load_libraries(aliases: Iterable[Alias]) -> None:
+    """Import the storage libraries of *aliases*; what cannot be imported is said by who needs it."""
+    try:
+        preload([alias for alias in aliases if not alias.is_local])
+    except ImportError as exc:
+        log.warning("a storage library cannot be loaded: %s", exc)
+
+
 async def _preload(bridge: AsyncioBridge, aliases: list[Alias]) -> None:
-    """Import storage libraries while the mount is being made; what cannot be imported is said by who needs it.
+    """Import storage libraries before they are needed.
 
     In the thread in which stores import them: two threads that import `azure.core` at once, whose modules
     import each other in circles, see one another's half-made modules.
     """
 
     async def load() -> None:
-        preload(aliases)
+        load_libraries(aliases)
 
-    try:
-        if aliases:
-            await bridge.call(load)
-    except ImportError as exc:
-        log.warning("a storage library cannot be loaded: %s", exc)
+    if aliases:
+        await bridge.call(load)
 
 
-async def _greet(starter: Starter, point: Path, status: str) -> None:
+async def _greet(link: Link, point: Path, status: str) -> None:
     """Read the mount through the kernel, ask the kernel for its larger limits, and say that we are ready."""
     with trio.move_on_after(FIRST_ANSWER_S):
         facts = await trio.to_thread.run_sync(os.stat, point, abandon_on_cancel=True)
@@ -192,18 +252,27 @@ async def _greet(starter: Starter, point: Path, status: str) -> None:
         raised = await trio.to_thread.run_sync(raise_limits, facts.st_dev)
         for sentence in raised.why_not:
             log.info("%s; reads come in smaller pieces", sentence)
-        starter.ready(status)
+        link.say("ready", status=status)
         log.info("%s", status)
         return
     raise MountError(f"the kernel did not get an answer from {point} within {FIRST_ANSWER_S:.0f} s")
 
 
-async def _obey_signals(daemon: Daemon) -> None:
-    """SIGTERM and SIGINT unmount and end; SIGHUP reads the configuration anew."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+async def _obey_keeper(link: Link, session: Session) -> None:
+    """End when the keeper wants the mount back; without a keeper, serve on."""
+    while (order := await link.hear()) is not None:
+        if order.wish == "drain":
+            log.info("the keeper wants the mount back: finishing what is in work")
+            session.stop()
+    log.error("the keeper is gone; this server serves on, and when it ends so does the mount")
+
+
+async def _obey_signals(daemon: Daemon, session: Session) -> None:
+    """SIGTERM has another server take our place; SIGHUP reads the configuration anew; SIGINT is for the keeper."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async for number in signals:
             if number == signal.SIGHUP:
                 await daemon.reload_or_say()
             else:
-                log.info("%s: unmounting", signal.Signals(number).name)
-                daemon.stop()
+                log.info("SIGTERM: finishing what is in work")
+                session.stop()

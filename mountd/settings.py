@@ -21,7 +21,6 @@ class ServeOptions:
     aliases: Sequence[str] = ()
     allow_other: bool = False
     foreground: bool = False
-    ready_fd: int | None = None
 
     def load(self) -> Config:
         """Return the configuration as it is on disk now; blocks. Raises ConfigError."""

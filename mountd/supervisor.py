@@ -1,0 +1,450 @@
+"""What the keeper does: it holds the kernel's end of one mount, hands it to a server, and to another when that dies.
+
+A mount lives as long as somebody holds the descriptor of /dev/fuse. While there is no server, requests wait in the
+kernel; those a dead one had taken are sent again (FUSE_NOTIFY_RESEND), or, by kernels before 6.9, which cannot,
+answered with EIO. A server goes through these stages, each ended by what it says: it loads its code and configuration
+("warm"), opens its cache once the server before it is gone ("opened"), takes the kernel's descriptor and reads the
+mount through the kernel ("ready").
+
+Standard library only, one thread, nothing that waits: it shall hardly be able to fail. What may hang is done by
+children: servers, fusermount3, and the probe that reads from the mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+from mountd import oomscore
+from mountd.deaths import Deaths, Verdict
+from mountd.events import ENDED_ONLY, Events
+from mountd.fusemount import MountFailed
+from mountd.keeperdoor import Sockets
+from mountd.kernelend import KernelEnd
+from mountd.pulse import Beat, Pulse
+from mountd.reception import TEMPORARY, Reception
+from mountd.serverprocess import Program, ServerProcess, how_it_ended
+from mountd.servicemanager import ServiceManager
+from mountd.starter import Starter
+
+log = logging.getLogger("mountd.keeper")
+
+START_S = 60.0
+"""How long a server may need until it serves; on a busy machine it takes seconds."""
+
+RETRY_S = 60.0
+"""How often a keeper that has given up tries again by itself."""
+
+DRAIN_S = 5.0
+"""How long requests in work may hold up a restart, where they can be sent again; else as long as a hang is bearable."""
+
+STOP_S = 10.0
+"""How long they may hold up the end."""
+
+UNKILLABLE_S = 10.0
+"""A process that outlives SIGKILL for so long waits for the kernel, and the kernel perhaps for us."""
+
+PROBE_S = 2.0
+TICK_S = 0.25
+UNAVAILABLE, INTERNAL = 69, 70
+"""Exit codes of sysexits.h; a server that ends itself because a request hangs has TEMPORARY."""
+
+
+class Keeper:
+    """One mount and its server; `run` is all there is to call."""
+
+    def __init__(self, given: argparse.Namespace, sockets: Sockets, manager: ServiceManager, starter: Starter) -> None:
+        """*given* has `point`, `serve` (arguments of every server) and `without_resend`."""
+        self._given = given
+        self._sockets = sockets
+        self._manager = manager
+        self._starter = starter
+        self._kernel = KernelEnd(given.point, manager, resend=not given.without_resend)
+        self._deaths = Deaths()
+        self._pulse = Pulse(given.point)
+        self._events = Events()
+        self._reception = Reception(self, self._events, sockets.door)
+        self.program = Program.own()
+        self._server: ServerProcess | None = None
+        self._candidate: ServerProcess | None = None
+        self._state, self._said = "starting", "starting"
+        self._is_first_start = True
+        self._hang_s, self._options = 30.0, "ro"
+        self._is_wanted = False
+        self._stop_by: float | None = None
+        self._keeps_mount = False
+        self._next_start = self._next_probe = 0.0
+        self._paused_at: float | None = None
+        self._pause_s = 0.0
+        self._code: int | None = None
+        self._oom_score = oomscore.become_unlikely_victim()
+
+    # the loop
+
+    def run(self, wakeup: socket.socket) -> int:
+        """Keep the mount until it is gone; return the exit code. *wakeup* gets the numbers of signals."""
+        self._events.watch(wakeup.fileno(), lambda: self._obey(wakeup.recv(4096)))
+        if self._kernel.adopt():
+            self._is_first_start = False
+            log.info("took over the mount %s, which systemd had kept", self._given.point)
+        while self._code is None:
+            self._events.wait(TICK_S)
+            self._tick(time.monotonic())
+        return self._code
+
+    def _tick(self, now: float) -> None:
+        for server in (self._server, self._candidate):
+            if server is not None:
+                self._mind(server, now)
+        self._kernel.sweep()
+        if self.is_stopping:
+            self._go_on_stopping(now)
+        elif self._server is None:
+            self._manager.feed()
+            if now >= self._next_start:
+                self._start()
+        elif self._code is None:
+            self._look_after(self._server, now)
+
+    def _mind(self, server: ServerProcess, now: float) -> None:
+        """See whether *server* has ended, or takes too long to start or to end."""
+        code = server.ended()
+        server.kill_when_dumped(now)
+        if code is not None:
+            self._hear(server)
+            self._died(server, code)
+        elif server.killed_at is not None:
+            if now > server.killed_at + UNKILLABLE_S and server is self._server:
+                self._events.unwatch(server.link.fileno())
+                self._server = None
+                self._mount_anew(f"the server (pid {server.pid}) does not end, not even by SIGKILL")
+        elif server.ready_at is None and now > server.started_at + START_S:
+            log.error("the server (pid %d) does not serve after %.0f s and is ended", server.pid, START_S)
+            server.kill()
+
+    # a server comes
+
+    def _start(self) -> None:
+        try:
+            self._server = self._spawn(self.program)
+        except OSError as exc:
+            self._end_or_wait(f"cannot start {self.program.python}: {exc.strerror}", INTERNAL)
+
+    def _spawn(self, program: Program, *more: str) -> ServerProcess:
+        arguments = ["--point", self._given.point, *more, *self._given.serve]
+        server = ServerProcess(program, arguments, self._sockets.control)
+        server.set_oom_score(self._oom_score)
+        self._events.watch(server.link.fileno(), lambda: self._hear(server))
+        return server
+
+    def _hear(self, server: ServerProcess) -> None:
+        """Take what *server* says."""
+        answers = {"warm": self._warm, "opened": self._hand_over, "ready": self._ready, "worn": self._worn}
+        while (said := server.hear()) is not None:
+            word = said.get("say")
+            if word == "failed":
+                server.failure = (str(said.get("error", "")), int(said.get("exit", INTERNAL)))
+            elif word == "stop":
+                self.stop("it was asked to")
+            elif word in answers:
+                answers[word](server, said)
+        if server.is_silent:
+            self._events.unwatch(server.link.fileno())
+
+    def _warm(self, server: ServerProcess, said: dict[str, Any]) -> None:
+        """Let a server that has loaded all it needs go on, once the one before it is gone."""
+        server.version = str(said.get("version", ""))
+        self._hang_s = float(said.get("hang_timeout_s", self._hang_s))
+        self._deaths.limit = int(said.get("restart_limit", self._deaths.limit))
+        self._options = str(said.get("mount_options", self._options))
+        self._manager.allow_silence(2 * self._hang_s + START_S)
+        if server is not self._candidate:
+            self._open(server)
+        elif self._server is not None:
+            self._paused_at = time.monotonic()
+            self._state = "replacing"
+            self._server.is_draining = True
+            self._server.say(do="drain")
+        else:
+            self._promote()
+
+    def _promote(self) -> None:
+        self._server, self._candidate = self._candidate, None
+        if self._server is not None:
+            self._open(self._server)
+
+    def _open(self, server: ServerProcess) -> None:
+        server.say(do="open", session=self._kernel.session, generation=self._kernel.next_generation())
+
+    def _hand_over(self, server: ServerProcess, _said: dict[str, Any]) -> None:
+        """Give the kernel's descriptor to a server that is waiting for it."""
+        if self._kernel.fd is None:
+            try:
+                self._kernel.mount(self._options)
+            except MountFailed as exc:
+                server.failure = (str(exc), UNAVAILABLE)
+                server.kill()
+                return
+        waiting = self._revive()
+        if self._kernel.fd is not None:
+            self._events.watch(self._kernel.fd, self._connection_ended, ENDED_ONLY)
+            session, messages = self._kernel.init.hex(), [message.hex() for message in waiting]
+            server.hand(self._kernel.fd, do="serve", init=session, waiting=messages)
+
+    def _revive(self) -> list[bytes]:
+        """See to what a dead server had taken; where ids are counted, a request of ours marks where they end."""
+        if self._kernel.lost and not self._kernel.resends:
+            self._pulse.give_up()
+            self._pulse.start(self._kernel.device, self._kernel.fd)
+        return self._kernel.revive()
+
+    def _ready(self, server: ServerProcess, said: dict[str, Any]) -> None:
+        server.ready_at = now = time.monotonic()
+        self.program = server.program
+        self._is_first_start = self._is_wanted = False
+        self._pause_s = now - self._paused_at if self._paused_at is not None else 0.0
+        self._paused_at = None
+        self._state = "serving"
+        self._pulse.give_up()
+        self._next_probe = now + PROBE_S
+        log.info("the server (pid %d, version %s) serves", server.pid, server.version)
+        self._say(str(said.get("status", "serving")))
+        self._manager.tell("READY=1")
+        self._starter.tell(ready=True)
+        self._reception.answer(ok=True, pid=server.pid, version=server.version, pause_s=round(self._pause_s, 3))
+
+    # a server goes
+
+    def _died(self, server: ServerProcess, code: int) -> None:
+        self._events.unwatch(server.link.fileno())
+        server.link.close()
+        why, exit_code = server.failure or (how_it_ended(code), INTERNAL)
+        if server is self._candidate:
+            self._candidate = None
+            if not self.is_stopping:
+                log.error("the new server did not start: %s; the old one serves on", why)
+                self._reception.answer(ok=False, error=why, exit=exit_code)
+            return
+        self._server = None
+        if server.has_kernel:
+            self._kernel.lost |= not (server.is_draining and code == 0)
+            self._paused_at = self._paused_at or time.monotonic()
+            if self._kernel.ended_by() is not None:
+                self._connection_ended()
+                return
+        if self.is_stopping:
+            return
+        if self._candidate is not None and server.is_draining:
+            self._promote()
+            return
+        if not self._is_wanted:
+            self._reception.answer(ok=False, error=why, exit=exit_code)
+        if not self._is_first_start:
+            self._count(server, code, why)
+        self._end_or_wait(why, exit_code)
+
+    def _count(self, server: ServerProcess, code: int, why: str) -> None:
+        """Note a death, and see to it that another server comes, or that nobody waits for one in vain."""
+        now = time.monotonic()
+        hung = server.hung or code == TEMPORARY
+        lived_s = now - server.ready_at if server.ready_at is not None else 0.0
+        verdict = self._deaths.note(lived_s, hung=hung, wanted=self._is_wanted)
+        self._deaths.last, self._deaths.last_at = f"{why}, for it hung" if hung else why, time.time()
+        log.warning("the server (pid %d) died: %s", server.pid, self._deaths.last)
+        self._next_start = now + self._deaths.pause_s()
+        if verdict is Verdict.MOUNT_ANEW:
+            self._mount_anew("several servers in a row hung")
+        elif verdict is Verdict.GIVE_UP:
+            self._fail(why)
+
+    def _end_or_wait(self, why: str, exit_code: int) -> None:
+        """A first start that fails is told to the starter and is the end; later ones are tried again."""
+        if self._is_first_start:
+            log.error("there will be no mount on %s: %s", self._given.point, why)
+            self._starter.tell(ready=False, error=why, exit=exit_code)
+            self._manager.show(why)
+            self._end(exit_code or INTERNAL)
+        elif self._state != "failing":
+            self._state = "replacing"
+            self._next_start = max(self._next_start, time.monotonic())
+            self._say(f"the server died ({why}); another one is being started")
+
+    def _fail(self, why: str) -> None:
+        """Answer everything with EIO, rather than hang, until a server comes that stays."""
+        self._state = "failing"
+        self._next_start = time.monotonic() + RETRY_S
+        self._say(
+            f"{self._deaths.quick_in_row} servers in a row died at once ({why}): every request is answered with EIO; "
+            f"mend that, then 'aliasfs restart {self._given.point}'"
+        )
+        log.error("%s", self._said)
+        for message in self._revive():
+            self._kernel.refuse(message)
+        if self._kernel.fd is not None:
+            self._events.watch(self._kernel.fd, self._refuse_next)
+
+    def _refuse_next(self) -> None:
+        try:
+            self._kernel.refuse_next()
+        except OSError as exc:
+            if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
+                self._connection_ended()
+
+    def _connection_ended(self) -> None:
+        """The mount was taken away, which is our end, or it was aborted, and is made anew."""
+        number = self._kernel.ended_by()
+        if number is None or self._code is not None:
+            return
+        if self._kernel.fd is not None:
+            self._events.unwatch(self._kernel.fd)
+        if number == errno.ECONNABORTED and not self.is_stopping:
+            self._mount_anew("the connection was aborted")
+        elif not self.is_stopping:
+            self._begin_to_stop()
+
+    # whether it answers
+
+    def _look_after(self, server: ServerProcess, now: float) -> None:
+        """See whether the mount answers, and do something about it when it does not."""
+        if server.ready_at is None:
+            self._manager.feed()  # `_mind` bounds how long this goes on
+            return
+        if server.killed_at is not None or server.hung:
+            return
+        if server.is_draining:
+            if now > (self._paused_at or now) + (DRAIN_S if self._kernel.resends else self._hang_s):
+                log.warning("the server (pid %d) has requests that take too long; it is ended", server.pid)
+                server.kill()
+            return
+        beat = self._pulse.result()
+        if beat is Beat.ANSWERED:
+            self._deaths.note_answer(now - server.ready_at, self._hang_s)
+        if beat is Beat.ANSWERED or beat is Beat.ELSEWHERE:
+            self._manager.feed()
+        if self._pulse.waiting_s > self._hang_s:
+            log.error("%s has not answered for %.0f s: the server hangs", self._given.point, self._hang_s)
+            self._end_hanging(server)
+        elif now >= self._next_probe and not self._pulse.waiting_s and self._kernel.is_in_tree():
+            self._next_probe = now + min(PROBE_S, self._manager.watchdog_s / 4 or PROBE_S)
+            self._pulse.start(self._kernel.device, self._kernel.fd)
+
+    def _end_hanging(self, server: ServerProcess) -> None:
+        self._pulse.give_up()
+        self._paused_at = self._paused_at or time.monotonic()
+        server.end_hanging()
+
+    def _mount_anew(self, why: str) -> None:
+        """The last resort: what is open breaks off, but the path works again."""
+        log.error("%s: %s is mounted anew, and what was open there breaks off", why, self._given.point)
+        if self._server is not None:
+            self._server.has_kernel = False
+            self._server.kill()
+        if self._kernel.fd is not None:
+            self._events.unwatch(self._kernel.fd)
+        self._kernel.abort()
+        self._kernel.detach()
+        self._kernel.release()
+
+    # what it is asked for
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the mount is being taken away."""
+        return self._stop_by is not None
+
+    def status(self) -> dict[str, Any]:
+        """Return all facts, for the door."""
+        server, deaths = self._server, self._deaths
+        return {
+            "pid": os.getpid(),
+            "state": "stopping" if self.is_stopping else self._state,
+            "server_pid": server.pid if server else 0,
+            "version": server.version if server else "",
+            "said": self._said,
+            "generation": self._kernel.generation,
+            "deaths": deaths.all,
+            "hangs": deaths.hangs,
+            "last_death": deaths.last,
+            "last_death_at": deaths.last_at,
+            "resend": self._kernel.resends,
+            "device": self._kernel.device,
+            "pause_s": round(self._pause_s, 3),
+            "systemd": bool(self._manager),
+        }
+
+    def replace(self, program: Program) -> None:
+        """Begin a planned restart: the new server loads what it needs while the old one serves."""
+        if self._server is None:
+            self.program, self._next_start = program, 0.0
+        elif self._candidate is None:
+            try:
+                self._candidate = self._spawn(program, "--load-all")
+            except OSError as exc:
+                self._reception.answer(ok=False, error=f"cannot start {program.python}: {exc.strerror}", exit=INTERNAL)
+
+    def _worn(self, server: ServerProcess, said: dict[str, Any]) -> None:
+        if server is self._server and self._candidate is None:
+            log.warning("the server (pid %d) is to be replaced: %s", server.pid, said.get("why"))
+            self.replace(self.program)
+
+    def unhang(self) -> None:
+        """Replace the server at once, however it is."""
+        self._is_wanted = True
+        if self._server is None:
+            self._next_start = 0.0
+        else:
+            self._end_hanging(self._server)
+
+    def _obey(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self.replace(self.program)
+
+    # the end
+
+    def stop(self, why: str) -> None:
+        """Take the mount away, unless systemd is about to start us again, and end."""
+        if self.is_stopping:
+            return
+        self._keeps_mount = self._manager.is_restarting()
+        if self._keeps_mount:
+            log.info("%s: ending, the mount stays for the next start", why)
+        else:
+            log.info("%s: unmounting %s", why, self._given.point)
+            self._kernel.detach()
+            self._kernel.forget()
+        self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
+        self._stop_by = time.monotonic() + STOP_S
+        self._manager.tell("STOPPING=1")
+        self._reception.answer(ok=False, error="the mount is being taken away", exit=TEMPORARY)
+        if self._candidate is not None:
+            self._candidate.kill()
+        if self._server is not None:
+            self._server.is_draining = True
+            self._server.say(do="drain")
+
+    def _go_on_stopping(self, now: float) -> None:
+        if self._server is None:
+            log.info("%s %s", "left mounted:" if self._keeps_mount else "unmounted", self._given.point)
+            self._end(0)
+        elif now > (self._stop_by or now):
+            self._server.kill()
+
+    def _end(self, code: int) -> None:
+        self._code = code
+        if self._is_first_start:
+            self._kernel.detach()
+
+    def _say(self, sentence: str) -> None:
+        self._said = sentence
+        self._manager.show(sentence)
