@@ -20,7 +20,8 @@ _STANDARD_ERROR = 2
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether *error*, one of its causes or contexts, or a member of a group among them is a lack of memory.
 
-    A thread that cannot be started is one, too: its stack is what there is no room for, or the limit of processes.
+    So is a thread that cannot be started, whose stack is what there is no room for, and a library that cannot be
+    mapped. Texts are looked at only where nobody outside can have written them.
     """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -40,9 +41,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _says_so(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't start new thread" in str(error)
-    )
+    if isinstance(error, RuntimeError):
+        return str(error) == "can't start new thread"
+    if isinstance(error, ImportError):
+        return os.strerror(errno.ENOMEM) in str(error)
+    return isinstance(error, MemoryError)
 
 
 def end_out_of_memory() -> NoReturn:

@@ -15,6 +15,7 @@ LACKS = [
     MemoryError(),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     RuntimeError("can't start new thread"),
+    ImportError("libssl.so.3: failed to map segment from shared object: Cannot allocate memory"),
     ExceptionGroup("two", [ValueError(), ExceptionGroup("inner", [MemoryError()])]),
 ]
 
@@ -33,7 +34,15 @@ def test_it_is_recognised_bare_behind_our_errors_and_while_another_was_handled(l
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), RuntimeError("a bug"), StoreUnavailable("away"), ValueError()], ids=repr
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        RuntimeError("a bug"),
+        ImportError("no module named fuse"),
+        StoreUnavailable("R/Cannot allocate memory: the store is away"),
+        ValueError("can't start new thread"),
+    ],
+    ids=repr,
 )
 def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
     assert not is_out_of_memory(ExceptionGroup("one", [error]))
@@ -67,3 +76,44 @@ def test_the_end_is_at_once_with_a_line_and_its_code() -> None:
     assert ran.returncode == EXIT_OUT_OF_MEMORY == 70
     assert "out of memory" in ran.stderr
     assert not ran.stdout
+
+
+STARVED = """
+import logging, resource, sys
+sys.path[:0] = sys.argv[1:]
+import pyfuse3, trio
+from support.worlds import World, remote
+from mountd.blocks import BlockCache
+from mountd.ops import Ops
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        cache = BlockCache(None)
+        await nursery.start(cache.run)
+        world = World(remote(), wrap=cache.wrap)
+        world.store().put("file", b"0" * 100)
+        await world.mount()
+        ops = Ops(world.vfs)
+        number = 1
+        for name in (b"R", b"file"):
+            number = (await ops.lookup(number, name, None)).st_ino
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 26),) * 2)
+
+        async def read(oid, extent):
+            return bytes(1 << 28)
+
+        world.store().read = read
+        await ops.read(number, 0, 100)
+
+trio.run(main)
+"""
+
+
+def test_a_server_that_really_runs_out_of_memory_in_a_request_ends_without_an_answer() -> None:
+    paths = [path for path in sys.path if path]
+    ran = subprocess.run(
+        [sys.executable, "-c", STARVED, *paths], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode == EXIT_OUT_OF_MEMORY, ran.stderr
+    assert "out of memory" in ran.stderr.splitlines()[-1]
