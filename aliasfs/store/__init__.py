@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REQUEST_TIMEOUT_S = 30.0
+REQUEST_TIMEOUT_S = 15.0
 
 
 def open_store(
@@ -34,8 +34,8 @@ def open_store(
 ) -> Store:
     """Return the store of *alias*; no I/O.
 
-    *request_timeout_s* is how long a store may take for the first byte of an answer. *bridge* is the
-    asyncio thread to share between stores, to be closed after them; without one the store has its own.
+    *request_timeout_s* is how long a store may be silent, before the first byte of an answer and within it. *bridge*
+    is the asyncio thread to share between stores, to be closed after them; without one the store has its own.
     Raises ConfigError when the URL or the options cannot be understood.
     """
     if alias.is_local:

@@ -97,6 +97,13 @@ class AzureClient:
             await resource.close()
 
 
+def quick_retries() -> Any:
+    """Return retries for the lost connection and the busy moment; patience with an outage is the guard's."""
+    from azure.storage.blob.aio import ExponentialRetry
+
+    return ExponentialRetry(initial_backoff=0, increment_base=2, retry_total=2, random_jitter_range=1)
+
+
 async def open_adlfs(options: Mapping[str, Any], account: str, container: str) -> AzureClient:
     """Return the client that adlfs makes of its storage options *options* for *container*."""
     import adlfs
@@ -107,6 +114,8 @@ async def open_adlfs(options: Mapping[str, Any], account: str, container: str) -
         fs = adlfs.AzureBlobFileSystem(**options, skip_instance_cache=True, use_listings_cache=False)
     except (TypeError, ValueError) as exc:
         raise ConfigError(f"adlfs does not accept the options of container {container}") from exc
+    # adlfs has no option for retries, and the first pause of the SDK's own is 15 s: all the time a reader has.
+    vars(fs.service_client._config.retry_policy).update(vars(quick_retries()))
     owned = [fs.service_client, *([fs.credential] if hasattr(fs.credential, "close") else [])]
     return AzureClient(fs.service_client.get_container_client(container), owned=owned)
 

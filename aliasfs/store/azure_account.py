@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aliasfs.errors import ConfigError
-from aliasfs.store.azure import AzureClient
+from aliasfs.store.azure import AzureClient, quick_retries
 from aliasfs.store.obs import client_options, retry_config
 from aliasfs.urls import ObjectUrl
 
@@ -92,14 +92,14 @@ class AzureAccount:
 
     def open_sdk(self, container: str, request_timeout_s: float) -> AzureClient:
         """Return the SDK client of *container*; asks nothing of the network."""
-        from azure.storage.blob.aio import ContainerClient, ExponentialRetry
+        from azure.storage.blob.aio import ContainerClient
 
         token = self._token_credential()
         client = ContainerClient(
             self.endpoint,
             container,
             credential=token or self._sdk_credential(),
-            retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3),
+            retry_policy=quick_retries(),
             connection_timeout=CONNECT_TIMEOUT_S,
             read_timeout=request_timeout_s,
         )
@@ -121,7 +121,7 @@ class AzureAccount:
             account_name=self.name,
             endpoint=self.endpoint,
             client_options=client_options(self.endpoint, request_timeout_s),
-            retry_config=retry_config(request_timeout_s),
+            retry_config=retry_config(),
             **signing,
         )
 

@@ -51,7 +51,7 @@ class GcsBucket:
             signing = {"skip_signature": True}
         elif token not in DEFAULT_TOKENS:
             signing = {"service_account": str(token)}
-        http, retries = client_options("https://", self._timeout_s), retry_config(self._timeout_s)
+        http, retries = client_options("https://", self._timeout_s), retry_config()
         return GCSStore(self.name, client_options=http, retry_config=retries, **signing)
 
     async def page(self, prefix: str, token: str | None, limit: int) -> RawPage:

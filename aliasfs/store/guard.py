@@ -1,17 +1,22 @@
-"""A store behind a guard: deadlines, a limit on concurrency, quick failing, and a record of health.
+"""A store behind a guard: patience, deadlines, a limit on concurrency, quick failing, and a record of health.
 
-It wraps any `Store` and is one. Answers such as NotFound are not failures. After three failures in a row
-the store is taken to be down: calls fail at once for a while that doubles each time, but for one call at
-the end of each while that probes whether it is back. So a store that hangs holds up its own callers, for
-a bounded time, and nobody else.
+It wraps any `Store` and is one. A call that finds the store away (StoreUnavailable, StoreTimeout) is tried
+again, after growing pauses, until its time is over: an outage shorter than that is a stall for those who
+read, not an error. One that lasts longer takes the store down: calls fail at once for a while that doubles
+each time, but for one call at the end of each while that probes, once, whether the store is back. Answers
+such as NotFound are no failures and are never asked for twice.
+
+Invariants: no call takes longer than `GuardConfig.longest_s`; a call that pauses holds no turn, so a store
+in trouble holds up its own callers, for a bounded time, and nobody else.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,11 +31,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FAILURES_TO_OPEN = 3
-"""Failures in a row after which a store counts as down; one lost connection must not do that."""
+FAILURES_TO_OPEN = 2
+"""Failures in a row without which no store counts as down: one request may hang for reasons of its own."""
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 30.0
+
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 2.0
+"""The pauses between attempts grow from the first to the longest: then a store that is back waits 2 s at most."""
+
+SILENCE_SHARE = 0.6
+"""An attempt may be without a byte for so much of the time-out: a slow store is still heard, and there is time for
+a second attempt on a fresh connection, which the network may have back long before the old one."""
+
+ANNOUNCED_AFTER_S = 1.0
+"""Shorter troubles are the store's ordinary life and not worth a line in the log."""
 
 SLOWEST_BYTES_PER_S = 64_000
 """Below this a transfer counts as stuck; an old DSL line is faster."""
@@ -41,10 +57,30 @@ LATENCY_WEIGHT = 0.2
 
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
-    """*request_timeout_s*: what a request may take, a read longer by its size. *concurrency*: requests at once."""
+    """How patient a guard is, in seconds, and how many requests it has under way.
 
-    request_timeout_s: float = 30.0
+    A call is waited for and tried again for *request_timeout_s*, a read longer by its size, none for longer than
+    *longest_s*, the wait for a turn included.
+    """
+
+    request_timeout_s: float = 25.0
+    longest_s: float = 25.0
     concurrency: int = 64  # enough to fill 10 Gbit/s with 1 MiB reads at 50 ms
+
+    @property
+    def silence_s(self) -> float:
+        """How long one attempt may be without a byte from the store; for `open_store`, whose libraries see to it."""
+        return SILENCE_SHARE * self.request_timeout_s
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call on its way: when it came, since when the store has its present attempt, what the last one met."""
+
+    is_probe: bool
+    began_s: float
+    asked_s: float | None = None
+    error: AliasfsError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +114,16 @@ class GuardedStore:
         self._errors = 0
         self._bytes_read = 0
         self._failures = 0
+        self._failing_since_s: float | None = None
+        self._last_failure_s = 0.0
+        self._is_announced = False
         self._last_error = ""
         self._last_ok_s: float | None = None
         self._mean_latency_ms = 0.0
         self._down_until_s: float | None = None
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
-        self._closed = False
+        self._closing = trio.Event()
 
     @property
     def target(self) -> str:
@@ -119,79 +158,160 @@ class GuardedStore:
         return body
 
     async def list(self, key: str) -> AsyncIterator[Sequence[ObjectInfo]]:
-        pages = self._inner.list(key)
-        async with aclosing(pages):  # type: ignore[type-var]
-            while (page := await self._guarded(lambda: anext(pages, None))) is not None:
+        pages = _Pages(self._inner, key)
+        try:
+            while (page := await self._guarded(pages.next)) is not None:
                 yield page
+        finally:
+            await pages.aclose()
 
     async def aclose(self) -> None:
-        self._closed = True
+        self._closing.set()
         await self._inner.aclose()
 
     async def _guarded(self, request: Callable[[], Awaitable[T]], *, extra_s: float = 0.0) -> T:
-        """Return what *request* returns, within the time-out and *extra_s*; the wait for a turn counts too."""
-        limit_s = self._config.request_timeout_s + extra_s
-        started_s: float | None = None
-        with self._passage():
+        """Return what *request* returns, tried again while the store is away and there is time, *extra_s* included.
+
+        When the time is over, raises what the last attempt met, or StoreTimeout.
+        """
+        limit_s = min(self._config.request_timeout_s + extra_s, self._config.longest_s)
+        with self._passage() as call:
+            with trio.move_on_after(limit_s):
+                return await self._answer(call, request)
+            timeout = f"alias {self._name}: the store did not answer within {math.ceil(limit_s)} s"
+            error = call.error or StoreTimeout(timeout)
+            if call.asked_s is not None:
+                self._failed(call, error)
+            self._judge(call)
+            raise error
+
+    async def _answer(self, call: _Call, request: Callable[[], Awaitable[T]]) -> T:
+        """Return what *request* returns; it is tried again until that, or until somebody cancels."""
+        pause_s = FIRST_RETRY_S
+        while True:
             try:
-                with trio.fail_after(limit_s):
-                    async with self._limiter:
-                        started_s = trio.current_time()
-                        result = await request()
-            except trio.TooSlowError as exc:
-                error = StoreTimeout(f"alias {self._name}: the store did not answer within {math.ceil(limit_s)} s")
-                if started_s is not None:
-                    self._failed(error)
-                raise error from exc
+                async with self._limiter:
+                    self._requests += 1
+                    call.asked_s = trio.current_time()
+                    result = await request()
             except (StoreUnavailable, StoreTimeout) as exc:
-                self._failed(exc)
-                raise
+                call.error = exc
+                self._failed(call, exc)
+                self._judge(call)
+                if call.is_probe or self._closing.is_set():
+                    raise
             except AliasfsError as exc:
                 self._errors += isinstance(exc, StoreError)
-                self._answered(started_s)
+                self._answered(call)
                 raise
-            self._answered(started_s)
-            return result
+            else:
+                self._answered(call)
+                return result
+            call.asked_s = None
+            with trio.move_on_after(pause_s * random.uniform(0.5, 1)):
+                await self._closing.wait()
+            pause_s = min(2 * pause_s, LONGEST_RETRY_S)
 
     @contextmanager
-    def _passage(self) -> Iterator[None]:
+    def _passage(self) -> Iterator[_Call]:
         """Let one call through; raises StoreUnavailable at once while the store is down."""
-        self._requests += 1
+        now_s = trio.current_time()
         if self._down_until_s is None:
-            yield
+            yield _Call(is_probe=False, began_s=now_s)
             return
-        if self._probing or trio.current_time() < self._down_until_s:
+        if self._probing or now_s < self._down_until_s:
+            self._requests += 1
             self._errors += 1
             raise StoreUnavailable(
                 f"alias {self._name}: the store is down for now; the last error was: {self._last_error}"
             )
         self._probing = True
         try:
-            yield
+            yield _Call(is_probe=True, began_s=now_s)
         finally:
             self._probing = False
 
-    def _failed(self, error: AliasfsError) -> None:
-        if self._closed:  # what closing cut off says nothing of the store
+    @property
+    def _patience_s(self) -> float:
+        return min(self._config.request_timeout_s, self._config.longest_s)
+
+    def _failed(self, call: _Call, error: AliasfsError) -> None:
+        """Note that an attempt of *call* met *error*; failures far apart are no outage."""
+        if self._closing.is_set():  # what closing cut off says nothing of the store
             return
+        now_s = trio.current_time()
+        if self._failing_since_s is None or now_s - self._last_failure_s > 2 * self._patience_s:
+            self._failing_since_s = max(call.began_s, self._last_ok_s or call.began_s)
+            self._failures = 0
+        self._last_failure_s = now_s
         self._errors += 1
         self._failures += 1
         self._last_error = str(error)
+        if not self._is_announced and now_s - self._failing_since_s >= ANNOUNCED_AFTER_S:
+            self._is_announced = True
+            log.info("alias %s: the store is away, it is asked again: %s", self._name, error)
+
+    def _judge(self, call: _Call) -> None:
+        """Take the store down when a probe failed, or when it has failed for as long as a call waits for it."""
+        now_s = trio.current_time()
+        if self._failing_since_s is None or self._closing.is_set():
+            return
         # Calls that were on their way when the store went down say nothing new.
-        if self._probing or (self._down_until_s is None and self._failures >= FAILURES_TO_OPEN):
-            if not self._probing:
-                log.warning("alias %s: the store is down: %s", self._name, error)
-            self._down_until_s = trio.current_time() + self._pause_s
+        is_outage = self._failures >= FAILURES_TO_OPEN and now_s - self._failing_since_s >= self._patience_s
+        if call.is_probe or (self._down_until_s is None and is_outage):
+            if not call.is_probe:
+                log.warning("alias %s: the store is down: %s", self._name, self._last_error)
+            self._down_until_s = now_s + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
-    def _answered(self, started_s: float | None) -> None:
+    def _answered(self, call: _Call) -> None:
         now_s = trio.current_time()
-        if self._down_until_s is not None:
-            log.info("alias %s: the store answers again", self._name)
+        if self._is_announced and self._failing_since_s is not None:
+            log.info("alias %s: the store answers again, after %.1f s", self._name, now_s - self._failing_since_s)
         self._failures = 0
+        self._failing_since_s = None
+        self._is_announced = False
         self._down_until_s = None
         self._pause_s = FIRST_PAUSE_S
-        latency_ms = 1000 * (now_s - (started_s if started_s is not None else now_s))
+        latency_ms = 1000 * (now_s - (call.asked_s if call.asked_s is not None else now_s))
         weight = LATENCY_WEIGHT if self._last_ok_s is not None else 1.0
         self._mean_latency_ms += weight * (latency_ms - self._mean_latency_ms)
         self._last_ok_s = now_s
+
+
+class _Pages:
+    """The pages of the directory *key*; when the listing breaks off, the next call begins it anew.
+
+    A listing of *store* cannot be gone on with after an error. What was given out is not given out again.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._pages: AsyncIterator[Sequence[ObjectInfo]] | None = None
+        self._given: list[Sequence[ObjectInfo]] = []
+        self._seen: set[str] = set()
+
+    async def next(self) -> Sequence[ObjectInfo] | None:
+        """Return the next page that has something new; None when there is none."""
+        while True:
+            pages, self._pages = self._pages or self._anew(), None
+            page = await anext(pages, None)
+            if page is None:
+                return None
+            self._pages = pages
+            new = [info for info in page if info.key not in self._seen] if self._seen else page
+            if new:
+                self._given.append(new)
+                return new
+
+    def _anew(self) -> AsyncIterator[Sequence[ObjectInfo]]:
+        self._seen = {info.key for page in self._given for info in page}
+        return aiter(self._store.list(self._key))
+
+    async def aclose(self) -> None:
+        """Close the listing; safe to call twice."""
+        close = getattr(self._pages, "aclose", None)
+        self._pages = None
+        if close is not None:
+            await close()

@@ -26,6 +26,9 @@ CONNECT_TIMEOUT_S = 5.0
 LONGEST_BODY_S = 3600.0
 """obstore's own limit on a whole request, 30 s unless told, would end long bodies: the caller has a better one."""
 
+RETRY_TIMEOUT_S = 5.0
+"""After so long obstore begins no further attempt: what then still fails is an outage."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 
@@ -40,10 +43,10 @@ def client_options(endpoint: str, request_timeout_s: float) -> ClientConfig:
     }
 
 
-def retry_config(request_timeout_s: float) -> RetryConfig:
-    """Return retries that end within about *request_timeout_s* in all."""
-    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3), "base": 2}
-    return {"max_retries": 10, "retry_timeout": timedelta(seconds=request_timeout_s), "backoff": backoff}  # type: ignore[typeddict-item]
+def retry_config() -> RetryConfig:
+    """Return retries for the lost connection and the busy moment; patience with an outage is the guard's."""
+    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2}
+    return {"max_retries": 3, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S), "backoff": backoff}  # type: ignore[typeddict-item]
 
 
 class ObstoreBucket:

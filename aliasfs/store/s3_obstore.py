@@ -62,7 +62,7 @@ async def open_s3(bucket: S3Bucket, options: Mapping[str, Any], request_timeout_
         virtual_hosted_style_request=virtual_hosted,
         request_payer=bool(options.get("requester_pays")),
         client_options=http,
-        retry_config=retry_config(request_timeout_s),
+        retry_config=retry_config(),
         **_signing(bucket, options),
     )
 
