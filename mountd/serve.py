@@ -29,6 +29,7 @@ from mountd.catalog import Catalog, CatalogSettings
 from mountd.control import serve_control
 from mountd.daemon import Daemon
 from mountd.disk import CacheDisk
+from mountd.exhaustion import end_out_of_memory, is_out_of_memory
 from mountd.inodes import ROOT_INODE
 from mountd.keeperdoor import NODES_SUFFIX
 from mountd.kernel import mount_options, raise_limits
@@ -50,6 +51,9 @@ FIRST_ANSWER_S = 10.0
 
 ANSWER_WITHIN = 0.9
 """Part of the hang time-out after which a request is given up, so that a slow store is not taken for a hang."""
+
+STORE_WITHIN = 0.8
+"""Part of it that the longest read of a store may take, so that the error of the store comes first and names it."""
 
 
 async def serve(options: ServeOptions, config: Config, link: Link, listener: socket.socket) -> None:
@@ -171,11 +175,12 @@ def _memory_bytes(config: Config) -> int:
 
 def _volume_opener(config: Config, point: Path, cache: BlockCache, bridge: AsyncioBridge) -> Callable[[Alias], Volume]:
     """Return how an alias becomes a volume: guarded store, names by catalog, bytes by cache unless they are local."""
-    guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s)
+    longest_s = max(config.daemon.request_timeout_s, config.daemon.hang_timeout_s * STORE_WITHIN)
+    guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s, longest_s=longest_s)
     policy = ReadAheadPolicy(ReadAheadSettings(ahead_bytes=_memory_bytes(config) * 2 // 3))
 
     def open_volume(alias: Alias) -> Volume:
-        inner = open_store(alias, request_timeout_s=guard.request_timeout_s, bridge=bridge)
+        inner = open_store(alias, request_timeout_s=guard.silence_s, bridge=bridge)
         store = GuardedStore(inner, alias.name, guard)
         content: Content = store if alias.is_local else ReadAhead(cache.wrap(store), policy)
         catalog = Catalog(store, alias.ttl_s, CatalogSettings(list_ahead=not alias.is_local))
@@ -201,7 +206,9 @@ async def _dispensable(mover: Callable[[], Awaitable[None]]) -> None:
     """Run *mover*; a bug in it costs what it does, not the mount."""
     try:
         await mover()
-    except Exception:
+    except Exception as exc:
+        if is_out_of_memory(exc):
+            end_out_of_memory()
         log.exception("a bug in aliasfs: %s has ended, the mount goes on without it", mover)
 
 
