@@ -168,13 +168,15 @@ class Ops(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        vfs, attributes = self._vfs, self._scratch
+        vfs, attributes, cookie = self._vfs, self._scratch, start_id
         for entry in await vfs.readdir(HandleNo(fh), start_id):
             _fill(attributes, vfs.attr(entry.inode), entry.name_valid_s)
             if not pyfuse3.readdir_reply(token, entry.name, attributes, entry.cookie):
                 vfs.drop_unused(entry)
-                return
+                break
             vfs.count_lookup(entry)
+            cookie = entry.cookie
+        vfs.record_told(HandleNo(fh), cookie)
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """Nothing to do: a handle is an inode number."""

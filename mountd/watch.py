@@ -29,6 +29,9 @@ GRACE = 0.05
 """Part of the hang time-out that a handler has to end after it was cancelled. Counted from then on, so that a server
 that was stopped for a minute (SIGSTOP, a busy machine) does not take its own absence for a hang."""
 
+NAMED = 10
+"""Requests that the log names when more of them are stuck."""
+
 
 async def watch_requests(ops: Ops, hang_timeout_s: float, end: Callable[[int], NoReturn] = os._exit) -> None:
     """Keep the deadlines of *ops* until cancelled.
@@ -41,17 +44,22 @@ async def watch_requests(ops: Ops, hang_timeout_s: float, end: Callable[[int], N
         ops.end_overdue()
         stuck = [request for request in ops.at_work() if _is_stuck(request, hang_timeout_s)]
         if stuck:
-            age_s = trio.current_time() - stuck[0].since_s
-            said = [await ops.describe(request) for request in stuck[:10]]
-            log.error(
-                "%d requests can be neither answered nor given up, for %.0f s by now: %s; this server ends, and a new "
-                "one answers them\n%s",
-                len(stuck),
-                age_s,
-                "; ".join(said),
-                stacks.all_stacks(),
-            )
-            end(EXIT_HANGS)
+            try:
+                await _report(ops, stuck)
+            finally:
+                end(EXIT_HANGS)
+
+
+async def _report(ops: Ops, stuck: list[Request]) -> None:
+    """Log what cannot be ended, and where everything stands."""
+    log.error(
+        "%d requests can be neither answered nor given up, for %.0f s by now: %s; this server ends, and a new one "
+        "answers them\n%s",
+        len(stuck),
+        trio.current_time() - stuck[0].since_s,
+        "; ".join([await ops.describe(request) for request in stuck[:NAMED]]),
+        stacks.all_stacks(),
+    )
 
 
 def _is_stuck(request: Request, hang_timeout_s: float) -> bool:

@@ -129,7 +129,7 @@ async def test_the_kernel_is_not_told_of_a_lack_of_memory_behind_the_cache(caplo
         await world.mount()
         ops = Ops(world.vfs, out_of_memory=_end)
         number = (await _lookup(ops, b"R", b"file")).st_ino
-        world.store().read = _no_thread  # type: ignore[method-assign]
+        world.store().read = _no_thread  # type: ignore[assignment, method-assign]
         with pytest.raises(Ended):
             await ops.read(pyfuse3.FileHandleT(number), 0, 5)
         nursery.cancel_scope.cancel()

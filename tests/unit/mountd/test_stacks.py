@@ -164,7 +164,7 @@ async def test_awaitables_of_a_class_of_its_own_are_looked_through() -> None:
         await trio.sleep_forever()
 
     async def outer(started: trio.Event) -> None:
-        await Wrapped(started)
+        await Wrapped(started)  # type: ignore[misc]
 
     async with trio.open_nursery() as nursery:
         started = trio.Event()

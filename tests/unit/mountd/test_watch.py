@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyfuse3
 import pytest
@@ -17,7 +17,7 @@ from mountd.ops import Ops
 from mountd.watch import EXIT_HANGS, watch_requests
 
 HANG_TIMEOUT_S = 30.0
-BY_KERNEL = None
+BY_KERNEL: Any = None
 
 
 class Ended(Exception):
@@ -44,7 +44,7 @@ async def ops(world: World) -> Ops:
 async def _attempt(ops: Ops, parent: int, name: bytes, codes: list[int]) -> None:
     """Look *name* up and add the errno that the kernel is given to *codes*."""
     with pytest.raises(pyfuse3.FUSEError) as caught:
-        await ops.lookup(pyfuse3.InodeT(parent), name, BY_KERNEL)  # type: ignore[arg-type]
+        await ops.lookup(pyfuse3.InodeT(parent), name, BY_KERNEL)
     codes.append(caught.value.errno)
 
 
