@@ -29,6 +29,9 @@ QUIET_LIBRARIES = ("aiobotocore", "asyncio", "azure", "botocore", "fsspec", "hyp
 """Third parties whose lower levels print request headers, credentials among them: warnings and above only."""
 
 
+EX_SOFTWARE = 70
+"""Of sysexits.h: a bug of ours."""
+
 OPEN_FILES = 65_536
 """Descriptors the daemon asks for: files of the cache, of local aliases, and connections, with much to spare."""
 
@@ -110,9 +113,10 @@ def _serve(given: argparse.Namespace) -> int:
         if given.load_all:
             load_libraries(config.registry.values())
         trio.run(serve, options, config, link, socket.socket(fileno=given.control_fd))
-    except (AliasfsError, BaseExceptionGroup) as exc:
+    except Exception as exc:
         error = _expected(exc)
         if error is None:
+            link.say("failed", error=f"a bug in aliasfs ({type(exc).__name__}); the log has it", exit=EX_SOFTWARE)
             raise
         link.say("failed", error=str(error), exit=exit_code(error))
         return _fail(error)

@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             manager.show(sentence)
             starter.tell(ready=False, error=sentence, exit=UNAVAILABLE)
             return UNAVAILABLE
+        keeper = Keeper(given, sockets, manager, starter)
         try:
-            return Keeper(given, sockets, manager, starter).run(wakeup)
+            return keeper.run(wakeup)
         finally:
-            sockets.remove()
+            sockets.remove(with_nodes=not keeper.keeps_mount)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -83,14 +83,16 @@ class Sockets:
         self.door.setblocking(False)
         self._made = [path.stat() for path in self._paths]
 
-    def remove(self) -> None:
-        """Close both and remove what is still ours."""
+    def remove(self, *, with_nodes: bool) -> None:
+        """Close both and remove what is still ours, the table of inodes when nobody is to take it over."""
         self.control.close()
         self.door.close()
         for path, made in zip(self._paths, self._made, strict=True):
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), made):
                     path.unlink()
+        if with_nodes:
+            self.nodes.unlink(missing_ok=True)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -184,9 +184,10 @@ class KernelEnd:
                 os.write(self.fd, fusewire.error(request.unique))
 
     def refuse_next(self) -> None:
-        """Read one request and answer it with EIO; OSError when the mount has ended."""
+        """Read one request and answer it with EIO; nothing when the mount has ended, which `ended_by` tells."""
         if self.fd is not None:
-            self.refuse(os.read(self.fd, fusewire.REQUEST_BYTES))
+            with contextlib.suppress(OSError):
+                self.refuse(os.read(self.fd, fusewire.REQUEST_BYTES))
 
     def detach(self) -> None:
         """Take the mount out of the tree; it ends when nobody has it any more."""

@@ -98,6 +98,7 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
         remote = [alias for alias in config.registry.values() if not alias.is_local]
         movers.start_soon(_preload, bridge, remote)
         await session.run()
+        link.say("drained")
     log.info("this server has ended")
 
 

@@ -27,11 +27,11 @@ from mountd.events import ENDED_ONLY, Events
 from mountd.fusemount import MountFailed
 from mountd.keeperdoor import Sockets
 from mountd.kernelend import KernelEnd
-from mountd.pulse import Beat, Pulse
 from mountd.reception import TEMPORARY, Reception
 from mountd.serverprocess import Program, ServerProcess, how_it_ended
 from mountd.servicemanager import ServiceManager
 from mountd.starter import Starter
+from mountd.vigil import Vigil
 
 log = logging.getLogger("mountd.keeper")
 
@@ -41,8 +41,9 @@ START_S = 60.0
 RETRY_S = 60.0
 """How often a keeper that has given up tries again by itself."""
 
-DRAIN_S = 5.0
-"""How long requests in work may hold up a restart, where they can be sent again; else as long as a hang is bearable."""
+DRAIN_S = 0.7
+"""How long requests in work may hold up a restart, where the kernel can send them again: nobody is to wait for a
+second. Where it cannot, as long as a hang is bearable."""
 
 STOP_S = 10.0
 """How long they may hold up the end."""
@@ -50,14 +51,16 @@ STOP_S = 10.0
 UNKILLABLE_S = 10.0
 """A process that outlives SIGKILL for so long waits for the kernel, and the kernel perhaps for us."""
 
-PROBE_S = 2.0
 TICK_S = 0.25
 UNAVAILABLE, INTERNAL = 69, 70
 """Exit codes of sysexits.h; a server that ends itself because a request hangs has TEMPORARY."""
 
 
 class Keeper:
-    """One mount and its server; `run` is all there is to call."""
+    """One mount and its server; `run` is all there is to call.
+
+    *keeps_mount* says, at the end, that the mount was left for the next keeper.
+    """
 
     def __init__(self, given: argparse.Namespace, sockets: Sockets, manager: ServiceManager, starter: Starter) -> None:
         """*given* has `point`, `serve` (arguments of every server) and `without_resend`."""
@@ -67,7 +70,7 @@ class Keeper:
         self._starter = starter
         self._kernel = KernelEnd(given.point, manager, resend=not given.without_resend)
         self._deaths = Deaths()
-        self._pulse = Pulse(given.point)
+        self._vigil = Vigil(self._kernel, manager, self._deaths)
         self._events = Events()
         self._reception = Reception(self, self._events, sockets.door)
         self.program = Program.own()
@@ -78,8 +81,8 @@ class Keeper:
         self._hang_s, self._options = 30.0, "ro"
         self._is_wanted = False
         self._stop_by: float | None = None
-        self._keeps_mount = False
-        self._next_start = self._next_probe = 0.0
+        self.keeps_mount = False
+        self._next_start = 0.0
         self._paused_at: float | None = None
         self._pause_s = 0.0
         self._code: int | None = None
@@ -94,8 +97,12 @@ class Keeper:
             self._is_first_start = False
             log.info("took over the mount %s, which systemd had kept", self._given.point)
         while self._code is None:
-            self._events.wait(TICK_S)
-            self._tick(time.monotonic())
+            try:
+                self._events.wait(TICK_S)
+                self._tick(time.monotonic())
+            except Exception:
+                log.exception("a bug in the keeper of %s; it goes on", self._given.point)
+                time.sleep(TICK_S)
         return self._code
 
     def _tick(self, now: float) -> None:
@@ -150,6 +157,8 @@ class Keeper:
             word = said.get("say")
             if word == "failed":
                 server.failure = (str(said.get("error", "")), int(said.get("exit", INTERNAL)))
+            elif word == "drained":
+                server.is_drained = True
             elif word == "stop":
                 self.stop("it was asked to")
             elif word in answers:
@@ -200,8 +209,7 @@ class Keeper:
     def _revive(self) -> list[bytes]:
         """See to what a dead server had taken; where ids are counted, a request of ours marks where they end."""
         if self._kernel.lost and not self._kernel.resends:
-            self._pulse.give_up()
-            self._pulse.start(self._kernel.device, self._kernel.fd)
+            self._vigil.send_request()
         return self._kernel.revive()
 
     def _ready(self, server: ServerProcess, said: dict[str, Any]) -> None:
@@ -211,8 +219,7 @@ class Keeper:
         self._pause_s = now - self._paused_at if self._paused_at is not None else 0.0
         self._paused_at = None
         self._state = "serving"
-        self._pulse.give_up()
-        self._next_probe = now + PROBE_S
+        self._vigil.begin()
         log.info("the server (pid %d, version %s) serves", server.pid, server.version)
         self._say(str(said.get("status", "serving")))
         self._manager.tell("READY=1")
@@ -233,7 +240,7 @@ class Keeper:
             return
         self._server = None
         if server.has_kernel:
-            self._kernel.lost |= not (server.is_draining and code == 0)
+            self._kernel.lost |= not server.is_drained
             self._paused_at = self._paused_at or time.monotonic()
             if self._kernel.ended_by() is not None:
                 self._connection_ended()
@@ -287,17 +294,10 @@ class Keeper:
         for message in self._revive():
             self._kernel.refuse(message)
         if self._kernel.fd is not None:
-            self._events.watch(self._kernel.fd, self._refuse_next)
-
-    def _refuse_next(self) -> None:
-        try:
-            self._kernel.refuse_next()
-        except OSError as exc:
-            if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
-                self._connection_ended()
+            self._events.watch(self._kernel.fd, self._kernel.refuse_next)
 
     def _connection_ended(self) -> None:
-        """The mount was taken away, which is our end, or it was aborted, and is made anew."""
+        """Take note that the mount was taken away, which is our end, or was aborted, and is made anew."""
         number = self._kernel.ended_by()
         if number is None or self._code is not None:
             return
@@ -314,28 +314,18 @@ class Keeper:
         """See whether the mount answers, and do something about it when it does not."""
         if server.ready_at is None:
             self._manager.feed()  # `_mind` bounds how long this goes on
+        elif server.killed_at is not None or server.hung:
             return
-        if server.killed_at is not None or server.hung:
-            return
-        if server.is_draining:
+        elif server.is_draining:
             if now > (self._paused_at or now) + (DRAIN_S if self._kernel.resends else self._hang_s):
-                log.warning("the server (pid %d) has requests that take too long; it is ended", server.pid)
+                log.info("the server (pid %d) takes long to finish and is ended", server.pid)
                 server.kill()
-            return
-        beat = self._pulse.result()
-        if beat is Beat.ANSWERED:
-            self._deaths.note_answer(now - server.ready_at, self._hang_s)
-        if beat is Beat.ANSWERED or beat is Beat.ELSEWHERE:
-            self._manager.feed()
-        if self._pulse.waiting_s > self._hang_s:
+        elif self._vigil.hangs(server.ready_at, self._hang_s):
             log.error("%s has not answered for %.0f s: the server hangs", self._given.point, self._hang_s)
             self._end_hanging(server)
-        elif now >= self._next_probe and not self._pulse.waiting_s and self._kernel.is_in_tree():
-            self._next_probe = now + min(PROBE_S, self._manager.watchdog_s / 4 or PROBE_S)
-            self._pulse.start(self._kernel.device, self._kernel.fd)
 
     def _end_hanging(self, server: ServerProcess) -> None:
-        self._pulse.give_up()
+        self._vigil.pause()
         self._paused_at = self._paused_at or time.monotonic()
         server.end_hanging()
 
@@ -414,8 +404,8 @@ class Keeper:
         """Take the mount away, unless systemd is about to start us again, and end."""
         if self.is_stopping:
             return
-        self._keeps_mount = self._manager.is_restarting()
-        if self._keeps_mount:
+        self.keeps_mount = self._manager.is_restarting()
+        if self.keeps_mount:
             log.info("%s: ending, the mount stays for the next start", why)
         else:
             log.info("%s: unmounting %s", why, self._given.point)
@@ -435,7 +425,7 @@ class Keeper:
 
     def _go_on_stopping(self, now: float) -> None:
         if self._server is None:
-            log.info("%s %s", "left mounted:" if self._keeps_mount else "unmounted", self._given.point)
+            log.info("%s %s", "left mounted:" if self.keeps_mount else "unmounted", self._given.point)
             self._end(0)
         elif now > (self._stop_by or now):
             self._server.kill()
