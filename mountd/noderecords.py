@@ -37,6 +37,7 @@ _CHECKSUM_DIGITS = 16
 """xxh3-64 in hex: it stands before the text, with a space between."""
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_FILE = Kind.FILE
 _CODES = {Kind.FILE: "f", Kind.DIRECTORY: "d", Kind.SYMLINK: "l"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
 
@@ -98,7 +99,7 @@ def node_fields(number: int, volume: int, info: ObjectInfo, lookups: int) -> tup
     """Return a node as it stands in `i`."""
     local = info.local
     about_local = None if local is None else (local.device, local.inode, local.mode, local.uid, local.gid)
-    code = _CODES[info.kind]
+    code = "f" if info.kind is _FILE else _CODES[info.kind]
     return number, volume, code, info.size, info.mtime_ns, info.etag, info.key, lookups, about_local
 
 

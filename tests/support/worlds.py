@@ -12,6 +12,7 @@ from aliasfs.store.local import LocalStore
 from aliasfs.store.memory import MemoryStore
 from mountd.catalog import Catalog, CatalogSettings
 from mountd.inodes import ROOT_INODE, InodeNo
+from mountd.nodelog import NodeLog
 from mountd.vfs import Vfs
 from mountd.volumes import Entry, VfsSettings, Volume
 
@@ -29,13 +30,41 @@ def local(name: str, root: Path, *, ttl_s: float = 1.0) -> Alias:
 
 
 class World:
-    """A `Vfs`, and the memory stores behind it by URL; *wrap* puts something between a store and its bytes."""
+    """A `Vfs`, and the memory stores behind it by URL; *wrap* puts something between a store and its bytes.
 
-    def __init__(self, *aliases: Alias, wrap: Callable[[Store], Content] = lambda store: store) -> None:
+    With *nodes*, a path, what the kernel knows is written down there, and `crash` begins the next server.
+    """
+
+    def __init__(
+        self,
+        *aliases: Alias,
+        wrap: Callable[[Store], Content] = lambda store: store,
+        nodes: Path | None = None,
+    ) -> None:
         self.stores: dict[str, MemoryStore] = {}
+        self.nodes = nodes
+        self.log: NodeLog | None = None
+        self.generation = -1
         self._wrap = wrap
-        self.vfs = Vfs(self._open_volume, SETTINGS)
         self._aliases = aliases
+        self.begin()
+
+    def begin(self, session: str = "session") -> None:
+        """Begin a server on what the one before it has left; nothing is mounted yet."""
+        if self.log is not None:
+            self.log.close()
+        self.generation += 1
+        self.log = NodeLog.open(self.nodes, session, self.generation) if self.nodes is not None else None
+        self.vfs = Vfs(self._open_volume, SETTINGS, self.log)
+
+    async def crash(self, *aliases: Alias) -> None:
+        """Let the server die without a word and the next one take over *aliases*, or those of the beginning."""
+        for volume in self.vfs.volumes.values():
+            await volume.catalog.aclose()
+            if isinstance(volume.store, LocalStore):
+                await volume.store.aclose()
+        self.begin()
+        await self.mount(*aliases)
 
     async def mount(self, *aliases: Alias) -> list[str]:
         """Mount *aliases*, or those of the beginning, in place of what is mounted."""
@@ -90,5 +119,6 @@ class World:
                 names.append(os.fsdecode(entry.name))
                 cookie = entry.cookie
                 taken += 1
+            self.vfs.record_told(handle, cookie)
             if not taken:
                 return names
