@@ -183,7 +183,8 @@ class KeeperStatus(Answer):
 
     *state* is `starting`, `serving`, `replacing`, `failing` (no server stays up: readers get EIO) or
     `stopping`, and where nobody at its door says so, `silent` (it is there and does not answer) or `gone`.
-    *generation* counts the servers so far, *deaths* those that died, *hangs* those ended because they hung.
+    *generation* numbers the servers of this mount, from 0; *deaths* counts those that died, *hangs* those
+    among them that were ended because they hung.
     *last_death_at* is in seconds since the epoch, 0 where none died; *pause_s* is how long readers waited
     for the present server. *resend* says whether the kernel repeats what a dead server had not answered
     (Linux 6.9). *device* is the mount's, `major:minor`.

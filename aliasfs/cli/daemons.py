@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,18 +27,18 @@ _SERVER_MODULE = "mountd"
 class Daemons:
     """The processes of one mount, by pid; a server from before there were keepers has none."""
 
-    keepers: Sequence[int] = ()
-    servers: Sequence[int] = ()
+    keepers: tuple[int, ...] = ()
+    servers: tuple[int, ...] = ()
 
     @property
     def all(self) -> tuple[int, ...]:
         """Every one of them, keepers first, so that who ends them in this order gets no new server."""
-        return (*self.keepers, *self.servers)
+        return self.keepers + self.servers
 
     @property
     def heads(self) -> tuple[int, ...]:
         """Whom to tell to end: the keeper, which ends its server; without one, the server."""
-        return tuple(self.keepers) or tuple(self.servers)
+        return self.keepers or self.servers
 
 
 def daemons_of(point: Path) -> Daemons:
@@ -52,7 +52,7 @@ def daemons_of(point: Path) -> Daemons:
             (keepers if module == KEEPER_MODULE else servers).add(int(entry.name))
     # A child of the keeper with its command line only looks whether the mount answers.
     keepers = {pid for pid in keepers - servers if _parent(pid) not in keepers}
-    return Daemons(sorted(keepers), sorted(servers))
+    return Daemons(tuple(sorted(keepers)), tuple(sorted(servers)))
 
 
 def command_line(pid: int) -> list[str]:

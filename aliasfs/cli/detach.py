@@ -32,7 +32,7 @@ _LOOKS_WITHIN_S = 1.0
 """The keeper looks now and then whether the mount answers, and keeps it busy for that moment."""
 
 CONNECTIONS = Path("/sys/fs/fuse/connections")
-"""One directory per FUSE mount, named by the minor number of its device, where fusectl is mounted."""
+"""Where fusectl is mounted: one directory per FUSE mount, named by the minor number of its device."""
 
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
@@ -78,8 +78,15 @@ def abort(mount: Mount) -> None:
     systemd may, and readers would wait for ever. Does nothing where this user may not, or the mount is gone.
     """
     minor = mount.device.rpartition(":")[2]
+    if os.geteuid() == 0 and mount_at(CONNECTIONS) is None:
+        _mount_fusectl()
     with contextlib.suppress(OSError):
         (CONNECTIONS / minor / "abort").write_text("1")
+
+
+def _mount_fusectl() -> None:
+    libc = ctypes.CDLL(None)
+    libc.mount(b"fusectl", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
 
 
 def stop_daemon(point: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +27,11 @@ from aliasfs.errors import AliasfsError, ConfigError, DaemonUnreachable, MountEr
 if TYPE_CHECKING:
     from aliasfs.config import Config
     from aliasfs.mounts import Mount
+    from aliasfs.wire import KeeperStatus
+
+_COST_OF_A_CRASH = (
+    "cannot resend requests (6.9 can): a crash of the server costs those in flight (EIO); planned restarts lose nothing"
+)
 
 PROBE_WITHIN_S = 10.0
 _IMPORT_WITHIN_S = 30.0
@@ -59,12 +65,32 @@ class Finding:
 
 def register(app: typer.Typer) -> None:
     """Add `doctor` to *app*."""
-    app.command(epilog=examples("aliasfs doctor", "aliasfs doctor --config project.yaml --json"))(doctor)
+    app.command(
+        epilog=examples(
+            "aliasfs doctor", "aliasfs doctor --config project.yaml --json", "aliasfs doctor --unhang /mnt/aliases"
+        )
+    )(doctor)
 
 
-def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    point: Annotated[
+        Path | None,
+        typer.Argument(metavar="POINT", show_default=False, help="For --unhang; your only mount when left out."),
+    ] = None,
+    unhang: Annotated[
+        bool, typer.Option("--unhang", help="Make a mount that hangs answer again, by a new server or a new mount.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check what a mount needs on this machine, every alias, and every mount that is there."""
     from aliasfs.cli import output
+
+    if unhang:
+        _unhang(point, config)
+        return
+    if point is not None:
+        raise typer.BadParameter(f"POINT goes with --unhang only; 'aliasfs status {point}' shows one mount")
 
     found = list(examine(config))
     if as_json:
@@ -72,6 +98,19 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         output.print_table(("", "CHECK", "FOUND"), [(f.level, f.check, f.said) for f in found])
     raise typer.Exit(max(finding.exit for finding in found))
+
+
+def _unhang(point: Path | None, config_file: Path | None) -> None:
+    from aliasfs.cli import output
+    from aliasfs.cli.points import only_mount
+    from aliasfs.cli.unhang import unhang
+    from aliasfs.keeperdoor import REPLACED_WITHIN_S
+    from aliasfs.mounts import canonical_point
+
+    where = canonical_point(point or only_mount(config_file))
+    with output.progress(f"making {where} answer") as report:
+        unhang(where, typer.echo, lambda waited_s: report(int(waited_s), int(REPLACED_WITHIN_S)))
+    typer.echo(f"{where} answers")
 
 
 def examine(config_file: Path | None) -> Iterator[Finding]:
@@ -82,6 +121,7 @@ def examine(config_file: Path | None) -> Iterator[Finding]:
     yield _tried("fuse device", preflight.check_fuse_device, f"{preflight.FUSE_DEVICE} can be opened")
     yield _tried("fusermount3", preflight.check_fusermount, _fusermount_version)
     yield _python()
+    yield _kernel(platform.release())
     try:
         settings = configuration.load(config_file)
     except ConfigError as exc:
@@ -125,6 +165,14 @@ def _python() -> Finding:
         return Finding("python", "fail", f"pyfuse3 does not load ({reason}): run 'sudo apt install libfuse3-3'", 69)
     version = importlib.metadata.version("pyfuse3")
     return Finding("python", "ok", f"Python {platform.python_version()}, pyfuse3 {version}, Linux {platform.release()}")
+
+
+def _kernel(release: str) -> Finding:
+    """Say what a crash of a server costs on the Linux *release*; 6.9 has FUSE_NOTIFY_RESEND."""
+    version = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    if version >= (6, 9):
+        return Finding("kernel", "ok", f"Linux {release}: a crash of a server costs readers a moment, and no request")
+    return Finding("kernel", "warn", f"Linux {release} {_COST_OF_A_CRASH}")
 
 
 def _cache(settings: Config) -> Finding:
@@ -190,20 +238,54 @@ def _aliases(settings: Config) -> list[Finding]:
 def _mounts() -> list[Finding]:
     from aliasfs.mounts import mount_table
 
-    found = [_mount(mount) for mount in mount_table() if mount.is_ours]
+    found = [finding for mount in mount_table() if mount.is_ours for finding in _mount(mount)]
     return found or [Finding("mounts", "ok", "none is there")]
 
 
-def _mount(mount: Mount) -> Finding:
-    from aliasfs.cli.preflight import Pulse, pulse
-    from aliasfs.client import DaemonClient
+def _mount(mount: Mount) -> Iterator[Finding]:
+    from aliasfs.keeperdoor import keeper_of
 
-    check, mend = f"mount {mount.point}", f"run 'aliasfs umount --force {shlex.quote(str(mount.point))}'"
+    keeper = keeper_of(mount.point) if mount.owner == os.geteuid() else None
+    yield _root(mount, keeper)
+    if keeper is not None:
+        yield _keeper(mount.point, keeper)
+
+
+def _root(mount: Mount, keeper: KeeperStatus | None) -> Finding:
+    from aliasfs.cli.preflight import Pulse, pulse
+
+    check, quoted = f"mount {mount.point}", shlex.quote(str(mount.point))
+    if keeper is not None and keeper.state == "failing":
+        return Finding(check, "fail", f"answers everything with an error; {keeper.said}", 69)
     match pulse(mount):
         case Pulse.DEAD:
-            return Finding(check, "fail", f"dead: its daemon is gone; {mend}", 69)
+            return Finding(check, "fail", f"dead: its daemon is gone; run 'aliasfs umount --force {quoted}'", 69)
         case Pulse.HANGING:
-            return Finding(check, "fail", f"does not answer; {mend}", 69)
+            mend = "aliasfs doctor --unhang" if keeper is not None else "aliasfs umount --force"
+            return Finding(check, "fail", f"does not answer; run '{mend} {quoted}'", 69)
+    return _daemon(mount, check)
+
+
+def _keeper(point: Path, keeper: KeeperStatus) -> Finding:
+    from aliasfs.cli.status import keeper_line, without_keeper
+
+    check, said = f"keeper {point}", keeper_line(keeper)
+    match keeper.state:
+        case "gone":
+            return Finding(check, "warn", without_keeper(str(point)))
+        case "silent" | "failing":
+            return Finding(check, "fail", said, 69)
+        case "serving" if not keeper.resend:
+            return Finding(check, "warn", f"{said}; Linux {platform.release()} {_COST_OF_A_CRASH}")
+        case "serving":
+            return Finding(check, "ok", said)
+        case _:
+            return Finding(check, "warn", said)
+
+
+def _daemon(mount: Mount, check: str) -> Finding:
+    from aliasfs.client import DaemonClient
+
     try:
         with DaemonClient(mount.point) as daemon:
             status = daemon.status()

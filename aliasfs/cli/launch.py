@@ -63,17 +63,15 @@ class DaemonCommand:
 
     @classmethod
     def of_running(cls, argv: Sequence[str]) -> DaemonCommand | None:
-        """Return the command whose `argv` is *argv*, as that of a running keeper; None where it cannot be one."""
+        """Return the command by which the keeper or server with the command line *argv* came to be; None for others."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         parser.add_argument("--point", type=Path, required=True)
         parser.add_argument("--config", type=Path)
         parser.add_argument("--alias", action="append", default=[])
         parser.add_argument("--allow-other", action="store_true")
-        if KEEPER_MODULE not in argv:
-            return None
-        arguments = [argument for argument in argv[argv.index(KEEPER_MODULE) + 1 :] if argument != "--"]
+        arguments = [argument for argument in argv[1:] if argument != "--"]
         try:
-            given, _ready_and_socket = parser.parse_known_args(arguments)
+            given, _the_rest = parser.parse_known_args(arguments)
         except (argparse.ArgumentError, SystemExit):  # Python 3.11 ends the process where --point is missing
             return None
         return cls(given.point, given.config, given.alias, given.allow_other)

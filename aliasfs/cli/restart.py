@@ -36,7 +36,7 @@ def restart(point: MountedArgument = None) -> None:
     if not done.ok:
         raise launch.error_of(_why_not(where, done.error), done.exit)
     versions = " -> ".join(filter(None, [before.version, done.version]))
-    typer.echo(f"restarted {where}: version {versions} (pid {done.pid}), readers waited {done.pause_s:.1f} s")
+    typer.echo(f"restarted {where}: version {versions} (pid {done.pid}), readers waited {done.pause_s:.2f} s")
 
 
 def _why_not(point: Path, error: str) -> str:

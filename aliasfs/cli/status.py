@@ -88,12 +88,13 @@ def keeper_line(keeper: KeeperStatus) -> str:
     line = f"pid {keeper.pid}, {keeper.state}"
     if keeper.state != "serving":
         return f"{line}: {keeper.said}" if keeper.said else line
-    line += f"; {keeper.generation} {'server' if keeper.generation == 1 else 'servers'} so far"
+    servers = keeper.generation + 1
+    line += f"; {servers} {'server' if servers == 1 else 'servers'} so far"
     if keeper.last_death:
         line += f", last death: {keeper.last_death} {duration(time.time() - keeper.last_death_at)} ago"
     if keeper.hangs:
         line += f", {keeper.hangs} hung"
-    return f"{line}, readers waited {keeper.pause_s:.1f} s" if keeper.pause_s else line
+    return f"{line}, readers waited {keeper.pause_s:.2f} s" if keeper.pause_s else line
 
 
 def without_keeper(point: str) -> str:

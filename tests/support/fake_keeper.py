@@ -34,7 +34,7 @@ class FakeKeeper:
         match question["do"]:
             case "status":
                 facts = {"state": "serving", "said": "serving 1 alias", "server_pid": 76, "version": "1"}
-                return {"pid": os.getpid(), "generation": 1, "resend": True} | facts | self.status
+                return {"pid": os.getpid(), "generation": 0, "resend": True} | facts | self.status
             case "stop":
                 return {"ok": True}
             case _:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from support.fake_backend import FakeBackend, served
+from support.fake_keeper import FakeKeeper, kept
 from support.runtime import runtime_dir as runtime_dir
 
 from aliasfs import client, errors, keeperdoor, wire
-from aliasfs.client import DaemonClient, reload_daemons, running_daemons
+from aliasfs.client import DaemonClient, mount_status, reload_daemons, running_daemons
 from aliasfs.mounts import Mount
 
 pytestmark = pytest.mark.usefixtures("runtime_dir")
@@ -79,6 +80,60 @@ def test_a_daemon_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_pa
         with DaemonClient(tmp_path) as daemon, pytest.raises(errors.DaemonUnreachable, match="does not answer"):
             daemon.health()
         assert running_daemons() == []
+
+
+def test_a_keeper_says_why_its_server_does_not_answer(tmp_path: Path) -> None:
+    keeper = FakeKeeper(str(tmp_path), status={"said": "another one is being started"})
+    with (
+        kept(keeper, with_control=True),
+        DaemonClient(tmp_path, answer_s=0.05) as daemon,
+        pytest.raises(errors.DaemonUnreachable, match=r"says: another one is being started; .*--unhang"),
+    ):
+        daemon.health()
+
+
+def test_status_has_what_the_keeper_says(tmp_path: Path) -> None:
+    backend = FakeBackend(point=str(tmp_path))
+    with served(backend):
+        assert mount_status(tmp_path) == backend.status()  # a daemon from before there were keepers
+        with kept(FakeKeeper(str(tmp_path), status={"deaths": 3})):
+            found = mount_status(tmp_path)
+            assert running_daemons() == [found]
+    assert found.keeper is not None
+    assert found.keeper.deaths == 3
+    assert found.answers
+    assert found.model_copy(update={"keeper": None}) == backend.status()
+
+
+def test_a_mount_without_a_server_is_still_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_WITHOUT_SERVER_S", 0.05)
+    table = [Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid())]
+    monkeypatch.setattr(client, "mount_table", lambda: table)
+    keeper = FakeKeeper(str(tmp_path), status={"state": "failing", "said": "8 servers died", "server_pid": 0})
+    with kept(keeper, with_control=True):
+        found = mount_status(tmp_path)
+        assert running_daemons() == [found]
+        assert reload_daemons([tmp_path / "config.yaml"]) == []
+    assert (found.point, found.pid, found.answers) == (str(tmp_path), 0, False)
+    assert found.keeper is not None
+    assert found.keeper.said == "8 servers died"
+
+
+def test_a_server_that_hangs_is_shown_by_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_ANSWER_S", 0.05)
+    with kept(FakeKeeper(str(tmp_path)), with_control=True):
+        found = mount_status(tmp_path)
+    assert (found.pid, found.version, found.answers) == (76, "1", False)
+
+
+def test_a_dead_keeper_is_shown_with_its_living_server(tmp_path: Path) -> None:
+    with served(FakeBackend(point=str(tmp_path))) as control:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(str(wire.keeper_path(control)))
+        found = mount_status(tmp_path)
+    assert found.answers
+    assert found.keeper is not None
+    assert found.keeper.state == "gone"
 
 
 def test_an_answer_that_is_not_ours(tmp_path: Path) -> None:

@@ -76,3 +76,12 @@ def test_answers_of_a_newer_daemon_are_understood() -> None:
         {"point": "/m", "pid": 1, "version": "9", "started_at": 0, "uptime_s": 0, "invented_later": [1]}
     )
     assert status.cache.state == "off"
+
+
+def test_a_keeper_of_another_version_is_understood() -> None:
+    newer = wire.KeeperStatus.model_validate({"pid": 1, "state": "invented", "later": [1]})
+    assert newer.state == "invented"
+    assert newer.last_death == ""
+    older = wire.DaemonStatus.model_validate({"point": "/m", "pid": 1, "version": "0", "started_at": 0, "uptime_s": 0})
+    assert older.keeper is None
+    assert older.answers

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_backend import FakeBackend, served
+from support.fake_keeper import FakeKeeper, kept
 from support.runtime import runtime_dir as runtime_dir
 from typer.testing import CliRunner
 
@@ -37,7 +38,14 @@ def found(file: Path) -> dict[str, Finding]:
 
 def test_all_is_looked_at(config_file: Path) -> None:
     findings = found(config_file)
-    assert list(findings)[:6] == ["fuse device", "fusermount3", "python", "config", "cache", "alias D"]
+    assert list(findings)[:6] == [
+        "fuse device",
+        "fusermount3",
+        "python",
+        "kernel",
+        "config",
+        "cache",
+    ]
     assert {"read-ahead", "systemd"} <= findings.keys()
     assert findings["alias D"].level == "ok"
     assert findings["python"].level == "ok"
@@ -117,7 +125,7 @@ def test_mounts_without_a_daemon(
     answer: Pulse, level: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "pulse", lambda mount: answer)
-    finding = doctor._mount(Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid()))
+    (finding,) = doctor._mount(Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid()))
     assert finding.level == level
     assert said in finding.said
 
@@ -127,11 +135,59 @@ def test_mounts_with_a_daemon(tmp_path: Path) -> None:
     mount = Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid())
     backend = FakeBackend(point=str(tmp_path))
     with served(backend):
-        assert doctor._mount(mount).level == "ok"
+        assert [finding.level for finding in doctor._mount(mount)] == ["ok"]
         backend.cache = wire.CacheStatus(state="failed", reason="disk full")
-        assert "trouble in its cache" in doctor._mount(mount).said
+        assert ["trouble in its cache" in finding.said for finding in doctor._mount(mount)] == [True]
         backend.failure = KeyError("bug")
-        assert doctor._mount(mount).level == "fail"
+        assert [finding.level for finding in doctor._mount(mount)] == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "said"),
+    [
+        ({}, "ok", "serving; 1 server so far"),
+        ({"resend": False}, "warn", "costs those in flight (EIO); planned restarts lose nothing"),
+        ({"state": "replacing", "said": "the server died"}, "warn", "replacing: the server died"),
+        ({"state": "failing", "said": "8 servers died"}, "fail", "failing: 8 servers died"),
+    ],
+)
+def test_the_keeper_of_a_mount(status: dict[str, object], level: str, said: str, tmp_path: Path) -> None:
+    mount = Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid())
+    with served(FakeBackend(point=str(tmp_path))), kept(FakeKeeper(str(tmp_path), status=status)):
+        root, keeper = doctor._mount(mount)
+    assert root.level == ("fail" if level == "fail" else "ok")
+    assert (keeper.check, keeper.level) == (f"keeper {tmp_path}", level)
+    assert said in keeper.said
+
+
+def test_a_keeper_that_is_gone_or_hangs(tmp_path: Path) -> None:
+    gone = doctor._keeper(tmp_path, wire.KeeperStatus(pid=1, state="gone"))
+    assert gone.level == "warn"
+    assert gone.said.endswith(f"run 'aliasfs umount {tmp_path}', then 'aliasfs mount {tmp_path}'")
+    assert doctor._keeper(tmp_path, wire.KeeperStatus(pid=1, state="silent", said="does not answer")).exit == 69
+
+
+def test_a_mount_that_hangs_under_a_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "pulse", lambda mount: Pulse.HANGING)
+    with kept(FakeKeeper(str(tmp_path))):
+        root, _keeper = doctor._mount(Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid()))
+    assert root.said == f"does not answer; run 'aliasfs doctor --unhang {tmp_path}'"
+
+
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [("6.18.44-generic", "ok"), ("6.9", "ok"), ("10.0.1", "ok"), ("6.8.0-31", "warn"), ("5.15.90.1-WSL2", "warn")],
+)
+def test_what_a_crash_costs_on_this_kernel(release: str, level: str) -> None:
+    finding = doctor._kernel(release)
+    assert finding.level == level
+    assert ("cannot resend" in finding.said) == (level == "warn")
+
+
+def test_a_point_without_unhang_is_typed_wrongly() -> None:
+    result = CliRunner().invoke(build(), ["doctor", "/mnt/aliases"])
+    assert result.exit_code == 2
+    assert "--unhang" in result.stderr
 
 
 def test_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

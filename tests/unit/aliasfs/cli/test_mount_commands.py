@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from support.fake_backend import FakeBackend, served
+from support.fake_keeper import FakeKeeper, kept
 from support.runtime import runtime_dir as runtime_dir
 from typer.testing import CliRunner
 
-from aliasfs import errors, mounts, wire
+from aliasfs import client, errors, mounts, wire
 from aliasfs.cli import detach, launch, preflight, status
 from aliasfs.cli.app import build
 from aliasfs.cli.holders import Holder
@@ -142,6 +145,78 @@ def test_where_the_kernel_refuses_the_daemon_is_asked(tmp_path: Path, monkeypatc
     with served(backend):
         detach.detach(Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", 0), lazy=False)
     assert backend.stopped.is_set()
+
+
+def test_a_keeper_is_asked_before_its_server(tmp_path: Path) -> None:
+    keeper = FakeKeeper(str(tmp_path))
+    with kept(keeper):
+        assert "was not mounted any more" in typed("umount", tmp_path)
+    assert keeper.asked == [{"do": "stop"}]
+
+
+def test_what_systemd_kept_is_neither_cleared_nor_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Replaced(Exception):
+        """By another program, as execve(2) does."""
+
+    def replaced(program: str, argv: list[str], environ: dict[str, str]) -> None:
+        assert argv[1:5] == ["-P", "-m", "mountd.keeper", "--point"]
+        assert environ["LISTEN_FDNAMES"] == "aliasfs-fuse:aliasfs-state"
+        raise Replaced
+
+    def refuse(*_: object) -> None:
+        raise errors.MountError("it is mounted already")
+
+    for name in ("check_fuse_device", "check_fusermount"):
+        monkeypatch.setattr(preflight, name, lambda: None)
+    monkeypatch.setattr(preflight, "check_point", refuse)
+    monkeypatch.setattr(mounts, "mount_at", refuse)
+    monkeypatch.setattr(os, "execve", replaced)
+    with pytest.raises(errors.MountError, match="it is mounted already"):
+        typed("mount", tmp_path, "--foreground", "--force")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDNAMES", "aliasfs-fuse:aliasfs-state")
+    with pytest.raises(Replaced):
+        typed("mount", tmp_path, "--foreground", "--force")
+
+
+def test_status_while_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_WITHOUT_SERVER_S", 0.05)
+    keeper = FakeKeeper(str(tmp_path), status={"state": "failing", "said": "8 servers died", "server_pid": 0})
+    with kept(keeper, with_control=True):
+        assert typed("status", tmp_path).splitlines() == [
+            f"mount\t{tmp_path} (no server at the moment)",
+            f"keeper\tpid {os.getpid()}, failing: 8 servers died",
+        ]
+        found = json.loads(typed("status", tmp_path, "--json"))
+        assert (found["answers"], found["keeper"]["state"]) == (False, "failing")
+
+
+def test_status_warns_when_the_keeper_is_gone(tmp_path: Path) -> None:
+    with served(FakeBackend(point=str(tmp_path))) as control:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(str(wire.keeper_path(control)))
+        result = CliRunner().invoke(build(), ["status", str(tmp_path)])
+    assert result.exit_code == 0
+    assert f"keeper\tpid {os.getpid()}, gone" in result.stdout
+    assert f"warning: the keeper of {tmp_path} is gone" in result.stderr
+
+
+def test_the_keeper_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert status.keeper_line(wire.KeeperStatus(pid=12, state="serving")) == "pid 12, serving; 1 server so far"
+    fared = wire.KeeperStatus(
+        pid=12,
+        state="serving",
+        generation=2,
+        deaths=2,
+        hangs=1,
+        last_death="signal 9 (SIGKILL)",
+        last_death_at=880.0,
+        pause_s=0.6,
+    )
+    assert status.keeper_line(fared) == (
+        "pid 12, serving; 3 servers so far, last death: signal 9 (SIGKILL) 2 min 0 s ago, 1 hung, readers waited 0.60 s"
+    )
 
 
 def test_status_of_all_and_of_one(tmp_path: Path) -> None:

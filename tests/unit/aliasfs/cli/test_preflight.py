@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_backend import FakeBackend, served
+from support.fake_keeper import FakeKeeper, kept
 from support.runtime import runtime_dir as runtime_dir
 
 from aliasfs.cli import preflight
@@ -111,6 +112,17 @@ def test_a_mount_of_ours_is_named_by_its_pid(mounted: Path) -> None:
     with (
         served(FakeBackend(point=str(mounted))),
         pytest.raises(MountError, match=f"already mounted by pid {os.getpid()}:"),
+    ):
+        check_point(mounted)
+
+
+@pytest.mark.usefixtures("runtime_dir")
+def test_a_mount_that_waits_for_a_server_has_its_keeper_speak(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "pulse", lambda mount: Pulse.HANGING)
+    keeper = FakeKeeper(str(mounted), status={"state": "replacing", "said": "another one is being started"})
+    with (
+        kept(keeper),
+        pytest.raises(MountError, match=r"says: another one is being started: run 'aliasfs doctor --unhang"),
     ):
         check_point(mounted)
 
