@@ -283,7 +283,7 @@ async def _compacted(world: World) -> None:
     assert world.nodes.stat().st_ino != before
 
 
-async def test_it_is_written_anew_with_all_that_lives(world: World, letters: InodeNo) -> None:
+async def test_it_is_written_anew_with_all_that_lives(world: World, autojump_clock: MockClock) -> None:
     assert world.log is not None
     count = 2 * SLICE_NODES
     for at in range(count):
