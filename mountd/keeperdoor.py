@@ -14,12 +14,16 @@ import json
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 DOOR_SUFFIX, NODES_SUFFIX = ".keeper", ".nodes"
 """Beside the control socket, in place of its own suffix: the keeper's door, and the table of inodes."""
+
+NODES_KEPT_S = 86400.0
+"""A table without a daemon may be that of a mount which systemd is about to start again; after a day it is not."""
 
 BACKLOG = 128
 """Who asks while a server is being replaced waits in the queue."""
@@ -114,9 +118,11 @@ def _sweep(own: Path) -> None:
         if not _living(path):
             path.unlink(missing_ok=True)
             path.with_suffix(DOOR_SUFFIX).unlink(missing_ok=True)
-            if path != own:
-                path.with_suffix(NODES_SUFFIX).unlink(missing_ok=True)
     own.with_suffix(DOOR_SUFFIX).unlink(missing_ok=True)
+    for nodes in own.parent.glob(f"*{NODES_SUFFIX}"):
+        is_old = time.time() - nodes.stat().st_mtime > NODES_KEPT_S
+        if is_old and not nodes.with_suffix(own.suffix).exists() and nodes.stem != own.stem:
+            nodes.unlink(missing_ok=True)
 
 
 def _living(path: Path) -> str:

@@ -92,7 +92,7 @@ class KernelEnd:
             return False
         os.close(self._memory)
         self.fd, self._memory, self.lost = fd, memory, True
-        if self.ended_by() is None:
+        if not self.has_ended():
             return True
         self.release()
         return False
@@ -115,19 +115,13 @@ class KernelEnd:
         text = json.dumps(state).encode()
         os.pwrite(self._memory, text.ljust(STATE_BYTES), 0)
 
-    def ended_by(self) -> int | None:
-        """Return ENODEV when the mount was taken away, ECONNABORTED when it was aborted, None while it lives."""
+    def has_ended(self) -> bool:
+        """Say whether the kernel has nothing more for us: the mount was taken away, or aborted."""
         if self.fd is None:
-            return None
+            return False
         poll = select.poll()
         poll.register(self.fd, 0)
-        if not poll.poll(0):
-            return None
-        try:
-            os.read(self.fd, fusewire.REQUEST_BYTES)
-        except OSError as exc:
-            return exc.errno
-        return None
+        return bool(poll.poll(0))
 
     def is_in_tree(self) -> bool:
         """Say whether the mount still lies at some place of the tree; one that was detached lazily does not."""
@@ -184,7 +178,7 @@ class KernelEnd:
                 os.write(self.fd, fusewire.error(request.unique))
 
     def refuse_next(self) -> None:
-        """Read one request and answer it with EIO; nothing when the mount has ended, which `ended_by` tells."""
+        """Read one request and answer it with EIO; nothing when the mount has ended."""
         if self.fd is not None:
             with contextlib.suppress(OSError):
                 self.refuse(os.read(self.fd, fusewire.REQUEST_BYTES))

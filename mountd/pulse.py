@@ -15,6 +15,8 @@ from enum import Enum
 ATTRIBUTE = "user.aliasfs.server"
 """On the root of the mount: the pid of the server."""
 
+POLL_S = 0.01
+
 
 class Beat(Enum):
     """What a probe found: the mount answers, answers with an error, or does not lie at its place in the tree."""
@@ -61,7 +63,7 @@ class Pulse:
 
     def result(self) -> Beat | None:
         """Return what the probe found, once; None while it looks, or when there is none."""
-        self._stuck = [pid for pid in self._stuck if not _ended(pid)]
+        self._stuck = [pid for pid in self._stuck if _ended(pid) is None]
         if not self._pid:
             return None
         code = _ended(self._pid)
@@ -77,6 +79,14 @@ class Pulse:
                 os.kill(self._pid, signal.SIGKILL)
             self._stuck.append(self._pid)
             self._pid = 0
+
+    def close(self, longest_s: float) -> None:
+        """Give up, and wait until all probes have ended, but not longer than *longest_s*."""
+        self.give_up()
+        until = time.monotonic() + longest_s
+        while self._stuck and time.monotonic() < until:
+            self._stuck = [pid for pid in self._stuck if _ended(pid) is None]
+            time.sleep(POLL_S)
 
 
 def _ended(pid: int) -> tuple[int] | None:

@@ -102,6 +102,11 @@ class ServerProcess:
         """Return its exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
+    def wait(self, longest_s: float) -> None:
+        """Wait until it has ended, but not longer than *longest_s*."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(longest_s)
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal; nothing when it has ended."""
         self._process.send_signal(number)

@@ -9,6 +9,7 @@ pyfuse3 is global.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -68,6 +69,9 @@ class Session:
         """Answer the kernel until told to stop, or until the mount is gone; what is in work is finished."""
         try:
             await pyfuse3.main(max_tasks=MAX_TASKS)
+        except* OSError as group:
+            if group.split(_says_that_it_is_gone)[1] is not None:
+                raise
         finally:
             self._ended = True
 
@@ -80,6 +84,11 @@ class Session:
         """Give back what libfuse holds; the mount stays."""
         self._ended = True
         pyfuse3.close(unmount=False)
+
+
+def _says_that_it_is_gone(exc: BaseException) -> bool:
+    """Say whether *exc* is how the kernel tells that the mount was taken away; libfuse knows only ENODEV as that."""
+    return isinstance(exc, OSError) and exc.errno in (errno.ECONNABORTED, errno.ENODEV)
 
 
 async def _run_until_closed(over: trio.Event) -> None:

@@ -13,7 +13,6 @@ children: servers, fusermount3, and the probe that reads from the mount.
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -103,6 +102,7 @@ class Keeper:
             except Exception:
                 log.exception("a bug in the keeper of %s; it goes on", self._given.point)
                 time.sleep(TICK_S)
+        self._leave_nobody()
         return self._code
 
     def _tick(self, now: float) -> None:
@@ -242,7 +242,7 @@ class Keeper:
         if server.has_kernel:
             self._kernel.lost |= not server.is_drained
             self._paused_at = self._paused_at or time.monotonic()
-            if self._kernel.ended_by() is not None:
+            if self._kernel.has_ended():
                 self._connection_ended()
                 return
         if self.is_stopping:
@@ -294,16 +294,18 @@ class Keeper:
         for message in self._revive():
             self._kernel.refuse(message)
         if self._kernel.fd is not None:
-            self._events.watch(self._kernel.fd, self._kernel.refuse_next)
+            self._events.watch(self._kernel.fd, self._refuse_next)
+
+    def _refuse_next(self) -> None:
+        self._kernel.refuse_next()
+        self._connection_ended()
 
     def _connection_ended(self) -> None:
         """Take note that the mount was taken away, which is our end, or was aborted, and is made anew."""
-        number = self._kernel.ended_by()
-        if number is None or self._code is not None:
+        if self._kernel.fd is None or not self._kernel.has_ended() or self._code is not None:
             return
-        if self._kernel.fd is not None:
-            self._events.unwatch(self._kernel.fd)
-        if number == errno.ECONNABORTED and not self.is_stopping:
+        self._events.unwatch(self._kernel.fd)
+        if self._kernel.is_in_tree() and not self.is_stopping:
             self._mount_anew("the connection was aborted")
         elif not self.is_stopping:
             self._begin_to_stop()
@@ -429,6 +431,14 @@ class Keeper:
             self._end(0)
         elif now > (self._stop_by or now):
             self._server.kill()
+
+    def _leave_nobody(self) -> None:
+        """See every child end: what follows us is not to meet the locks of our servers."""
+        self._vigil.close(UNKILLABLE_S)
+        for server in (self._server, self._candidate):
+            if server is not None:
+                server.kill()
+                server.wait(UNKILLABLE_S)
 
     def _end(self, code: int) -> None:
         self._code = code

@@ -38,6 +38,10 @@ class Vigil:
         """Expect nothing for a while."""
         self._pulse.give_up()
 
+    def close(self, longest_s: float) -> None:
+        """End for good, within *longest_s*."""
+        self._pulse.close(longest_s)
+
     def send_request(self) -> None:
         """Have a request reach the kernel, whoever answers it."""
         self._pulse.give_up()
