@@ -34,7 +34,8 @@ WORN_AFTER_S = 30.0
 """Above the limit for so long in spite of sheds, memory is not kept but lost; a new server begins without."""
 
 WORN_EVERY_S = 600.0
-"""A limit that is too low for any server costs one planned restart in this time and not a row of them."""
+"""No server is worn before this age, nor again before this time: a limit that is too low for any server then costs
+one planned restart in ten minutes and not a row of them."""
 
 MIB = 1 << 20
 
@@ -69,7 +70,7 @@ class _Since:
     above_s: float | None = None
     shed_s: float = float("-inf")
     said_s: float = float("-inf")
-    worn_s: float = float("-inf")
+    worn_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +95,7 @@ class Pressure:
 
     async def run(self) -> None:
         """Look every second until cancelled."""
+        self._since.worn_s = trio.current_time()
         while True:
             self._look()
             await trio.sleep(LOOK_S)
