@@ -98,10 +98,13 @@ class AzureClient:
 
 
 def quick_retries() -> Any:
-    """Return retries for the lost connection and the busy moment; patience with an outage is the guard's."""
+    """Return retries for the lost connection and the busy moment, after at most 1 and then 2 s.
+
+    Patience with an outage is the guard's.
+    """
     from azure.storage.blob.aio import ExponentialRetry
 
-    return ExponentialRetry(initial_backoff=0, increment_base=2, retry_total=2, random_jitter_range=1)
+    return ExponentialRetry(initial_backoff=0, increment_base=1, retry_total=2, random_jitter_range=1)
 
 
 async def open_adlfs(options: Mapping[str, Any], account: str, container: str) -> AzureClient:
