@@ -98,17 +98,19 @@ class Listing:
     async def _pull(self) -> None:
         if self.failure is not None:
             raise self.failure
-        self.failure = StoreUnavailable("the listing was broken off; list the directory again")
+        failure: Exception | None = StoreUnavailable("the listing was broken off; list the directory again")
         page: Sequence[ObjectInfo] | None = ()
         try:
             with trio.CancelScope() as self._request:
                 page = await anext(self._pages, None)
+                failure = None
         except Exception as exc:
-            self.failure = exc
+            failure = exc
             raise
-        if self._request.cancelled_caught:
-            raise self.failure
-        self.failure = None
+        finally:
+            self.failure = failure  # only now: one that is under way has not failed
+        if failure is not None:
+            raise failure
         self.pulled_at = trio.current_time()
         if page is None:
             self.complete = True

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from aliasfs.errors import AccessDenied, NotADirectory, NotFound, StoreTimeout, StoreUnavailable
-from aliasfs.store.base import Kind
+from aliasfs.store.base import Kind, ObjectInfo
 from aliasfs.store.memory import MemoryStore
 from mountd.catalog import (
     ABANDONED_AFTER_S,
@@ -353,6 +353,30 @@ async def test_what_is_kept_is_bounded(make: Making, autojump_clock: MockClock) 
     for index in range(200):
         await catalog.stat(f"{index}/x")
     assert len(catalog._known) <= 50
+
+
+class _SlowPages(MemoryStore):
+    """Takes a second for each page."""
+
+    async def list(self, key: str) -> AsyncIterator[list[ObjectInfo]]:
+        async for page in super().list(key):
+            await trio.sleep(1)
+            yield list(page)
+
+
+async def test_a_page_that_is_on_its_way_is_not_broken_off_by_another_listing(
+    make: Making, autojump_clock: MockClock
+) -> None:
+    store = _SlowPages(page_keys=1)
+    for name in ("a/1", "a/2", "a/3", "b/1"):
+        store.put(name, b"")
+    catalog = make(store)
+    listing = await catalog.listing("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_all, listing)
+        await trio.sleep(0.5)
+        nursery.start_soon(catalog.listing, "b")
+    assert await _all(listing) == ["1", "2", "3"]
 
 
 async def test_a_listing_that_was_given_up_long_ago_is_closed(make: Making, autojump_clock: MockClock) -> None:
