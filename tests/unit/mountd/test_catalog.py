@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -358,10 +359,11 @@ async def test_what_is_kept_is_bounded(make: Making, autojump_clock: MockClock) 
 class _SlowPages(MemoryStore):
     """Takes a second for each page."""
 
-    async def list(self, key: str) -> AsyncIterator[list[ObjectInfo]]:
-        async for page in super().list(key):
-            await trio.sleep(1)
-            yield list(page)
+    async def list(self, key: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
+        async with aclosing(super().list(key)) as pages:
+            async for page in pages:
+                await trio.sleep(1)
+                yield page
 
 
 async def test_a_page_that_is_on_its_way_is_not_broken_off_by_another_listing(
