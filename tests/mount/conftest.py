@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import places
+from support import endurance, places
+from support.endurance import Lake, Stalls
 from support.mounted import Mounted, mounted
 
 from aliasfs.registry import Alias
 
 Mounting = Callable[..., Mounted]
+Telling = Callable[[Stalls], None]
+
+STALLS = pytest.StashKey[list[Stalls]]()
+STALLS_FILE = "ALIASFS_STALLS_FILE"
+"""The environment variable that names a file for the numbers of the endurance tests, a line of JSON each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,3 +62,32 @@ def recorded_alias(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Alias]:
     aliases: list[Alias] = []
     monkeypatch.setattr(places, "open_store", aliases.append)
     return lambda: aliases[-1]
+
+
+@pytest.fixture(scope="session")
+def lake(
+    tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str, s3_client: Any, azure_endpoint: str, azure_service: Any
+) -> Lake:
+    """The same tree as a directory, in S3 and in Azure, for those who read all three for minutes."""
+    return endurance.lake(tmp_path_factory.mktemp("lake"), s3_endpoint, s3_client, azure_endpoint, azure_service)
+
+
+@pytest.fixture
+def tell(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> Telling:
+    """Keeps how long readers waited: for the end of the run, its report, and the file that `STALLS_FILE` names."""
+
+    def told(stalls: Stalls) -> None:
+        pytestconfig.stash.setdefault(STALLS, []).append(stalls)
+        record_property("stalls", stalls.facts())
+        if name := os.environ.get(STALLS_FILE):
+            with open(name, "a") as file:
+                print(json.dumps(stalls.facts()), file=file)
+
+    return told
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if told := config.stash.get(STALLS, []):
+        terminalreporter.section("how long readers waited")
+        for stalls in told:
+            terminalreporter.line(str(stalls))

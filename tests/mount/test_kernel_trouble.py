@@ -289,7 +289,7 @@ def test_two_daemons_never_share_one_cache(mount: Mounting, source: Path) -> Non
     readiness = second.start()
     assert not readiness.ready
     assert str(first.cache_dir) in readiness.error
-    assert str(first.pid) in readiness.error
+    assert str(first.server_pid) in readiness.error
     assert "Traceback" not in second.said
     assert second.process is not None
     assert second.process.wait(10) == readiness.exit != 0
@@ -304,6 +304,8 @@ def _drop_page_cache(mounted: Mounted) -> None:
 
 
 # kill -9
+
+KILLS = 20
 
 LOAD = """
 import hashlib, os, random, sys
@@ -326,13 +328,15 @@ while True:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_kill_9_under_load_50_times_leaves_no_wrong_byte(mount: Mounting, web: tuple[Path, str]) -> None:
+@pytest.mark.timeout(180)
+def test_kill_9_of_keeper_and_server_under_load_leaves_no_wrong_byte_in_the_cache(
+    mount: Mounting, web: tuple[Path, str]
+) -> None:
     root, url = web
     expected = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in root.iterdir()}
     chance = random.Random(5)
-    mounted = mount({"W": {"url": url, "ttl": 1}}, limit_s=270, cache={"size": 7_000_000})
-    for _ in range(50):
+    mounted = mount({"W": {"url": url, "ttl": 1}}, limit_s=170, cache={"size": 7_000_000})
+    for _ in range(KILLS):
         items = [f"{name}={digest}" for name, digest in expected.items()]
         readers = [
             subprocess.Popen([sys.executable, "-S", "-c", LOAD, mounted.point / "W", str(seed), *items])

@@ -93,6 +93,11 @@ class Machine(RuleBasedStateMachine):
             self.era += 1
             self.driver.restart()
 
+    @rule(really=st.integers(0, 9))
+    def replace(self, really: int) -> None:
+        if not really:
+            self.driver.replace()
+
     # readers
 
     def path(self, alias: str, key: str) -> str:
@@ -208,6 +213,6 @@ def test_through_the_kernel(folder: Path) -> None:
             "WEB": {"url": url, "ttl": 0},
             "OLD": {"url": url, "ttl": 3600},
         }
-        mount = stack.enter_context(mounted(folder / "mounted", aliases))
+        mount = stack.enter_context(mounted(folder / "mounted", aliases, daemon={"restart_limit": 1000}))
         mount.expect("StaleObject")
         _run(KernelDriver(mount), root, 15)

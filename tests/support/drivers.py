@@ -6,6 +6,7 @@ Both answer with the same values and raise OSError with the errno that a program
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from mountd.catalog import Catalog, CatalogSettings
 from mountd.disk import CacheDisk
 from mountd.errnos import errno_of
 from mountd.inodes import ROOT_INODE, InodeNo
+from mountd.nodelog import NodeLog
 from mountd.readahead import ReadAhead
 from mountd.vfs import HandleNo, Vfs
 from mountd.volumes import VfsSettings, Volume
@@ -45,7 +47,11 @@ class Driver(Protocol):
     def close(self, handle: int) -> None: ...
 
     def restart(self) -> None:
-        """End the daemon and start another one on the same cache; handles are gone."""
+        """End keeper and server and start others on the same cache; handles are gone."""
+        ...
+
+    def replace(self) -> None:
+        """End the server as `kill -9` does; another one takes over, and handles stay."""
         ...
 
 
@@ -75,6 +81,9 @@ class KernelDriver:
         self._mounted.kill()
         assert self._mounted.start().ready
 
+    def replace(self) -> None:
+        self._mounted.wait_serving(instead_of=self._mounted.kill_server())
+
 
 class VfsDriver:
     """`Vfs` over cache and read-ahead, without a kernel; aliases as url and ttl, by name."""
@@ -83,13 +92,21 @@ class VfsDriver:
         self._registry = Registry(Alias(name, url, ttl_s=ttl_s) for name, (url, ttl_s) in aliases.items())
         self._folder = folder
         self._portal = Portal()
+        self._sessions = itertools.count()
+        self._begin_session()
         self._start()
+
+    def _begin_session(self) -> None:
+        """Know nothing more of what a kernel was told."""
+        self._session = f"session {next(self._sessions)}"
+        self._generations = itertools.count()
 
     def _start(self) -> None:
         self._disk = CacheDisk.open(self._folder, 50_000_000)
         self._cache = BlockCache(self._disk)
         self._stop_cache = self._portal.start(self._cache.run)
-        self._vfs = Vfs(self._open_volume, VfsSettings(uid=os.geteuid(), gid=os.getegid()))
+        self._nodes = NodeLog.open(self._folder.with_suffix(".nodes"), self._session, next(self._generations))
+        self._vfs = Vfs(self._open_volume, VfsSettings(uid=os.geteuid(), gid=os.getegid()), nodes=self._nodes)
         self._portal.call(self._vfs.refresh, self._registry)
 
     def _open_volume(self, alias: Alias) -> Volume:
@@ -103,8 +120,14 @@ class VfsDriver:
         self._portal.call(self._vfs.aclose)
         self._stop_cache()
         self._disk.close()
+        self._nodes.close()
 
     def restart(self) -> None:
+        self._stop()
+        self._begin_session()
+        self._start()
+
+    def replace(self) -> None:
         self._stop()
         self._start()
 

@@ -1,8 +1,9 @@
-"""A daemon of its own on a mount point of its own, under a hard time limit, and never left behind.
+"""A mount of its own on a mount point of its own, under a hard time limit, and never left behind.
 
-Whatever a test does to it, the end is the same: SIGTERM, then the connection is aborted through
-/sys/fs/fuse/connections (so that nobody stays stuck in the kernel), SIGKILL by pid, a lazy unmount. What the
-daemon logged as a warning or worse fails the test, unless it was expected.
+It has two processes: the keeper, which is started here, and the server, which the keeper starts again when it is
+killed. Whatever a test does to them, the end is the same: SIGTERM to the keeper, then the connection is aborted
+through /sys/fs/fuse/connections (so that nobody stays stuck in the kernel), SIGKILL by pid, a lazy unmount. What
+they logged as a warning or worse fails the test, unless it was expected.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,25 +29,40 @@ from ruamel.yaml import YAML
 
 from aliasfs import mounts
 from aliasfs.client import DaemonClient
-from aliasfs.wire import Readiness
+from aliasfs.wire import Readiness, make_runtime_dir, socket_path
 
 ROOT = Path(__file__).parents[2]
 START_S = 30.0
 STOP_S = 15.0
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 
+POLL_S = 0.02
+ANSWER_S = 60.0
+"""How long the keeper may take to answer; it answers a restart when the new server serves."""
+
+MARKER = "MOUNT_OF_A_TEST"
+"""The variable in their environment by which all processes of one mount are found."""
+
+SERVER_DIED, KEEPER_DIED = r"the server \(pid \d+\) died", "the keeper is gone"
+"""What each says of the other one that a test has killed."""
+
 COMPLAINT = re.compile(r"(WARNING|ERROR|CRITICAL) |Traceback")
 
 
 @dataclass
 class Mounted:
-    """A mount that answers: *point* is its root, *folder* holds its configuration, cache and log."""
+    """A mount that answers: *point* is its root, *folder* holds its configuration, cache and log.
+
+    *arguments* are for the server, *keeper* for the keeper; *process* is the keeper.
+    """
 
     folder: Path
     config: dict[str, Any]
     arguments: Sequence[str] = ()
+    keeper: Sequence[str] = ()
     expected: list[str] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
+    marker: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def point(self) -> Path:
@@ -58,21 +77,40 @@ class Mounted:
         return self.folder / "cache"
 
     @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+    def server_pid(self) -> int:
+        """The process that serves now, or is about to; 0 while there is none."""
+        return int(self.ask("status")["server_pid"])
 
     @property
     def said(self) -> str:
-        """What the daemon has logged so far."""
+        """What keeper and servers have logged so far."""
         return (self.folder / "log").read_text(errors="replace")
 
     def client(self) -> DaemonClient:
-        """Return a client of the daemon, to be used as a context manager."""
+        """Return a client of the server, to be used as a context manager."""
         return DaemonClient(self.point)
 
+    def ask(self, do: str, **facts: Any) -> dict[str, Any]:
+        """Return what the keeper answers at its own door."""
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(ANSWER_S)
+            door.connect(str(socket_path(self.point).with_suffix(".keeper")))
+            door.sendall(json.dumps({"do": do, **facts}).encode() + b"\n")
+            with door.makefile("rb") as answer:
+                return dict(json.loads(answer.readline()))
+
+    def wait_serving(self, *, instead_of: int = 0, limit_s: float = START_S) -> dict[str, Any]:
+        """Return the keeper's status once a server other than *instead_of* serves."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            status = self.ask("status")
+            if status["state"] == "serving" and status["server_pid"] != instead_of:
+                return status
+            assert time.monotonic() < deadline, f"no server after {limit_s} s but {status}; the log:\n{self.said}"
+            time.sleep(POLL_S)
+
     def expect(self, *patterns: str) -> None:
-        """Allow complaints in the daemon's log that match one of *patterns*."""
+        """Allow complaints in the log that match one of *patterns*."""
         self.expected += patterns
 
     def complaints(self) -> list[str]:
@@ -89,26 +127,19 @@ class Mounted:
         fresh.replace(self.config_file)
 
     def start(self) -> Readiness:
-        """Start the daemon and return what it says of its start."""
+        """Start keeper and server; return what they say of their start."""
+        make_runtime_dir()
         reading, writing = os.pipe()
-        command = [
-            sys.executable,
-            "-m",
-            "mountd",
-            "serve",
-            "--point",
-            str(self.point),
-            "--config",
-            str(self.config_file),
-        ]
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("ALIASFS_", "NOTIFY_"))
-        }
+        command = [sys.executable, "-P", "-m", "mountd.keeper", "--point", str(self.point)]
+        command += ["--socket", str(socket_path(self.point)), "--ready-fd", str(writing), *self.keeper]
+        command += ["--", "--config", str(self.config_file), "--foreground", *self.arguments]
+        own = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "", MARKER: self.marker}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ALIASFS_", "NOTIFY_"))}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--ready-fd", str(writing), "--foreground", *self.arguments],
+                command,
                 cwd="/",
-                env=environment | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""},
+                env=inherited | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -120,18 +151,38 @@ class Mounted:
             ready, _, _ = select.select([pipe], [], [], START_S)
             line = pipe.readline() if ready else b""
         how = f"it ended with {self.process.poll()}" if ready else f"it took more than {START_S} s"
-        assert line, f"the daemon said nothing of its start, {how}; its log:\n{self.said}"
+        assert line, f"the keeper said nothing of the start, {how}; the log:\n{self.said}"
         return Readiness.model_validate(json.loads(line))
 
+    def kill_server(self, number: int = signal.SIGKILL) -> int:
+        """Send the server a signal that ends it, and return its pid; the keeper starts another one."""
+        self.expect(SERVER_DIED)
+        pid = self.server_pid
+        assert pid > 0, "there is no server to be killed"
+        os.kill(pid, number)
+        return pid
+
     def kill(self) -> None:
-        """End the daemon as `kill -9` does, and clear the dead mount away."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(STOP_S)
+        """End keeper and server as `kill -9` of both does, and clear the dead mount away."""
+        self.expect(KEEPER_DIED)
+        self._kill_all()
         unmount(self.point)
 
+    def _kill_all(self) -> None:
+        """Kill the keeper first, or it would start another server."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(STOP_S)
+        deadline = time.monotonic() + STOP_S
+        while pids := marked(self.marker):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < deadline, f"processes {pids} of the mount cannot be killed"
+            time.sleep(POLL_S)
+
     def stop(self) -> None:
-        """End the daemon as systemd does, and wait for it; force is used where that is not enough."""
+        """End the mount as systemd does, and wait for it; force is used where that is not enough."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
@@ -139,8 +190,10 @@ class Mounted:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self.force()
-                raise AssertionError(f"the daemon did not end when told to; its log:\n{self.said}") from None
-        unmount(self.point)
+                raise AssertionError(f"the keeper did not end when told to; the log:\n{self.said}") from None
+        left = marked(self.marker)
+        self.force()
+        assert not left, f"the keeper left processes {left} behind; the log:\n{self.said}"
 
     def restart(self) -> None:
         """Stop, and start anew on the same cache."""
@@ -150,10 +203,20 @@ class Mounted:
     def force(self) -> None:
         """End everything at once, without asking."""
         abort(self.point)
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(STOP_S)
+        self._kill_all()
         unmount(self.point)
+
+
+def marked(marker: str) -> list[int]:
+    """Return the living processes whose environment has *marker*; zombies are dead."""
+    needle = f"{MARKER}={marker}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has ended meanwhile
+                if needle in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def abort(point: Path) -> None:
@@ -180,6 +243,7 @@ def mounted(
     *arguments: str,
     limit_s: float = 90.0,
     start: bool = True,
+    keeper: Sequence[str] = (),
     **sections: Any,
 ) -> Iterator[Mounted]:
     """Mount *aliases* with a cache below *folder*; *sections* are further sections of the configuration.
@@ -187,7 +251,7 @@ def mounted(
     After *limit_s* seconds everything is ended by force, which a test sees as errors of its reads.
     """
     cache = {"dir": str(folder / "cache"), "size": "200MB", "min_free": 0} | sections.pop("cache", {})
-    mount = Mounted(folder, {"aliases": dict(aliases), "cache": cache, **sections}, arguments)
+    mount = Mounted(folder, {"aliases": dict(aliases), "cache": cache, **sections}, arguments, keeper)
     mount.point.mkdir(parents=True)
     mount.write_config()
     watchdog = threading.Timer(limit_s, mount.force)
