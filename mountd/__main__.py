@@ -20,6 +20,7 @@ import trio
 
 from aliasfs.errors import AliasfsError, exit_code
 from mountd import stacks
+from mountd.exhaustion import end_out_of_memory, is_out_of_memory
 from mountd.link import Link
 from mountd.settings import ServeOptions
 
@@ -114,6 +115,8 @@ def _serve(given: argparse.Namespace) -> int:
             load_libraries(config.registry.values())
         trio.run(serve, options, config, link, socket.socket(fileno=given.control_fd))
     except Exception as exc:
+        if is_out_of_memory(exc):
+            end_out_of_memory()
         error = _expected(exc)
         if error is None:
             link.say("failed", error=f"a bug in aliasfs ({type(exc).__name__}); the log has it", exit=EX_SOFTWARE)
