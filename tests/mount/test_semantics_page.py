@@ -32,6 +32,7 @@ client.put_object(Bucket="semantics", Key="data/" + sys.argv[2], Body=sys.argv[3
 SHELL_FUNCTIONS = f"""
 put() {{ "$PYTHON" -c '{PUT}' "$S3" "$1" "$2"; }}
 wait_ttl() {{ sleep 1.2; }}
+kill_the_server() {{ kill -9 "$(getfattr --absolute-names --only-values -n user.aliasfs.server "$MNT")"; }}
 """
 
 
