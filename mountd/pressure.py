@@ -57,7 +57,8 @@ def resident_bytes() -> int:
 
 
 def trim_heap() -> None:
-    """Have the C library give free memory back, where it is glibc; others do so by themselves."""
+    """Collect garbage and have the C library give free memory back, where it is glibc; others do so by themselves."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -115,7 +116,7 @@ class Pressure:
             self._worn += 1
             self.worn(
                 f"{self._seen // MIB} MiB are in use, above memory_max ({self.limit_bytes // MIB} MiB) for "
-                f"{WORN_AFTER_S:.0f} s although everything that can be fetched again was given up"
+                f"{now_s - since.above_s:.0f} s although everything that can be fetched again was given up"
             )
 
     def _shed(self) -> None:
@@ -123,7 +124,6 @@ class Pressure:
         before = self._seen
         kept = self.cache.shed()
         names = sum(catalog.shed() for catalog in self.catalogs())
-        gc.collect()
         self.trim()
         self._seen = self.measure()
         self._sheds += 1
