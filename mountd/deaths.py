@@ -1,4 +1,4 @@
-"""What follows from the death of a server: another one at once, after a pause, or none for a while. Pure.
+"""What follows from the death of a server: another one at once, after a pause, or none for a while.
 
 A death is quick when the server had served for less than `QUICK_S`, or not at all. The first quick ones cost no
 pause, for a machine that runs out of memory may end two in a row; then pauses grow, and at the limit it is said
@@ -7,6 +7,7 @@ that something is wrong which another attempt will not mend.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import Enum
 
@@ -26,6 +27,16 @@ class Verdict(Enum):
     MOUNT_ANEW = "begin with a new mount"
 
 
+@dataclass(frozen=True)
+class Death:
+    """Of one server: *why*, the exit code for whoever waited for it, how long it had served, whether it hung."""
+
+    why: str
+    exit_code: int = 70
+    lived_s: float = 0.0
+    hung: bool = False
+
+
 @dataclass
 class Deaths:
     """Counts of one mount; *limit* is how many quick deaths in a row are too many."""
@@ -38,12 +49,13 @@ class Deaths:
     last: str = ""
     last_at: float = 0.0
 
-    def note(self, lived_s: float, *, hung: bool, wanted: bool) -> Verdict:
-        """Count a server that served for *lived_s* seconds; *wanted* says that we ended it on request."""
+    def note(self, death: Death, *, wanted: bool) -> Verdict:
+        """Count *death*; *wanted* says that we ended the server on request."""
         self.all += 1
-        self.hangs += hung
-        self.hangs_in_row += hung and not wanted
-        self.quick_in_row = self.quick_in_row + 1 if lived_s < QUICK_S and not wanted else 0
+        self.hangs += death.hung
+        self.last, self.last_at = death.why, time.time()
+        self.hangs_in_row += death.hung and not wanted
+        self.quick_in_row = self.quick_in_row + 1 if death.lived_s < QUICK_S and not wanted else 0
         if self.hangs_in_row >= HANGS:
             self.hangs_in_row = 0
             return Verdict.MOUNT_ANEW

@@ -65,9 +65,6 @@ PAGES = 256
 BACKGROUND = 64
 """Read-ahead and asynchronous requests the kernel may have waiting: four readers of 16 MiB each."""
 
-ID_STEP = 2
-"""The ids of requests are even and consecutive (FUSE_REQ_ID_STEP, fs/fuse/dev.c, since Linux 4.20)."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -89,12 +86,6 @@ def parse(message: bytes) -> Request:
         raise ValueError(f"{len(message)} bytes are too few for a request")
     _length, opcode, unique, *_rest = IN_HEADER.unpack_from(message)
     return Request(opcode, unique, message)
-
-
-def answered(reply: bytes) -> int:
-    """Return the id of the request that *reply* belongs to."""
-    _length, _error, unique = OUT_HEADER.unpack_from(reply)
-    return int(unique)
 
 
 def can_resend(init: bytes) -> bool:

@@ -3,17 +3,23 @@
 Relies on `fusemount` for mounting and on `fusewire` for the protocol. Never waits but for fusermount3, which mounts.
 What a process needs to take a mount over (the kernel's first request, the session, how many servers there were) is
 kept in a memory file beside the descriptor, so that systemd can hold both over a restart. Standard library only.
+
+What happens to the requests a server had taken when it dies depends on which descriptor it had. Where the kernel can
+send them again, servers share ours, which outlives them. Where it cannot (before 6.9), each gets a descriptor of its
+own for the same mount (FUSE_DEV_IOC_CLONE): when the last holder of that is gone, the kernel fails just the requests
+that were taken through it (ECONNABORTED, fuse_dev_release in fs/fuse/dev.c).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import secrets
 import select
-import time
+import struct
 
 from mountd import fusemount, fusewire
 from mountd.fusemount import MountFailed
@@ -24,35 +30,31 @@ log = logging.getLogger("mountd.keeper")
 KERNEL, STATE = "aliasfs-fuse", "aliasfs-state"
 """Names of what systemd keeps."""
 
-AT_ONCE_S = 1.0
-"""How long requests in flight are looked for before the next server gets its turn; the newest come first."""
-
-SLICE_IDS = 20_000
-"""Then so many ids at a time, between other things: about 20 ms."""
-
 STATE_BYTES = 65536
+
+DEVICE = "/dev/fuse"
+CLONE = 0x8004E500
+"""FUSE_DEV_IOC_CLONE, _IOR(229, 0, uint32_t): makes an open DEVICE one more descriptor of a mount; since Linux 4.2."""
 
 
 class KernelEnd:
     """The mount on *point*, once `mount` or `adopt` has made it ours.
 
     *session* names this mount and no other; *generation* is the number of the server that has it, from 0.
-    *lost* says that requests were taken by a server that is dead.
     """
 
     def __init__(self, point: str, manager: ServiceManager, *, resend: bool) -> None:
+        """Without *resend* the kernel is treated as one before 6.9."""
         self.point = point
         self.fd: int | None = None
         self.init = b""
         self.device = ""
         self.session = secrets.token_hex(16)
         self.generation = -1
-        self.lost = False
         self._may_resend = resend
         self._manager = manager
         self._memory = os.memfd_create(STATE)
-        self._answered_below = 0
-        self._sweep: tuple[int, int] | None = None
+        self._refusing: int | None = None
 
     @property
     def resends(self) -> bool:
@@ -80,22 +82,23 @@ class KernelEnd:
         fd, memory = kept.pop(KERNEL, None), kept.pop(STATE, None)
         if fd is None or memory is None:
             return False
+        self.fd = fd
         try:
             state = json.loads(os.pread(memory, STATE_BYTES, 0))
-            self.init = bytes.fromhex(state["init"])
-            self.session, self.generation, self.device = state["session"], state["generation"], state["device"]
-            self._answered_below = state["answered_below"]
-        except (ValueError, KeyError, TypeError) as exc:
+            self.init, self.session = bytes.fromhex(state["init"]), str(state["session"])
+            self.generation, self.device = int(state["generation"]), str(state["device"])
+        except (OSError, ValueError, KeyError, TypeError) as exc:
             log.error("what systemd kept of %s cannot be understood (%s); it is mounted anew", self.point, exc)
-            self.fd = fd
-            self.release()
+            os.close(memory)
+            self.device = fusemount.device_of(self.point)
+            self.take_away()
             return False
         os.close(self._memory)
-        self.fd, self._memory, self.lost = fd, memory, True
-        if not self.has_ended():
-            return True
-        self.release()
-        return False
+        self._memory = memory
+        if self.has_ended():
+            self.take_away()
+            return False
+        return True
 
     def next_generation(self) -> int:
         """Return the number of the server that is to come."""
@@ -110,7 +113,6 @@ class KernelEnd:
             "session": self.session,
             "generation": self.generation,
             "device": self.device,
-            "answered_below": self._answered_below,
         }
         text = json.dumps(state).encode()
         os.pwrite(self._memory, text.ljust(STATE_BYTES), 0)
@@ -127,61 +129,49 @@ class KernelEnd:
         """Say whether the mount still lies at some place of the tree; one that was detached lazily does not."""
         return fusemount.is_mounted(self.device)
 
-    def revive(self) -> list[bytes]:
-        """See to the requests that dead servers had taken; return those that came while we looked.
+    def for_server(self) -> int:
+        """Return a descriptor for the next server, to be closed when it has it; what the last one had is sent again.
 
-        They are sent again, or they fail with EIO where the kernel cannot send them again.
+        Raises OSError.
         """
-        if self.fd is None or not self.lost:
-            return []
-        self.lost = False
-        if self.resends:
-            os.write(self.fd, fusewire.resend())
-            return []
-        return self._fail_in_flight(self.fd)
+        assert self.fd is not None
+        if not self.resends:
+            return self._clone()
+        os.write(self.fd, fusewire.resend())
+        return os.dup(self.fd)
 
-    def _fail_in_flight(self, fd: int) -> list[bytes]:
-        """Answer EIO to all ids up to that of the oldest request that nobody has taken yet.
+    def _clone(self) -> int:
+        assert self.fd is not None
+        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, CLONE, struct.pack("=I", self.fd))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
-        Ids are consecutive, and those that are not in flight are refused by the kernel (ENOENT), so nothing but
-        the requests in flight is touched. The caller sees to it that a request is there or soon will be.
-        """
-        waiting: list[bytes] = []
-        newest = 0
-        while not newest and select.select([fd], [], [], AT_ONCE_S)[0]:
-            request = fusewire.parse(os.read(fd, fusewire.REQUEST_BYTES))
-            waiting.append(request.message)
-            newest = request.unique if request.wants_answer else 0
-        self._sweep = (newest - fusewire.ID_STEP, self._answered_below)
-        self._answered_below = newest
-        until = time.monotonic() + AT_ONCE_S
-        while self._sweep is not None and time.monotonic() < until:
-            self.sweep()
-        return waiting
+    def begin_to_refuse(self) -> int:
+        """Have requests answered with EIO by `refuse_next`; return the descriptor to be watched for them."""
+        if self._refusing is None:
+            self._refusing = self._clone()
+            os.set_blocking(self._refusing, False)  # a descriptor that servers have must block: pyfuse3 relies on it
+            if self.resends and self.fd is not None:
+                os.write(self.fd, fusewire.resend())
+        return self._refusing
 
-    def sweep(self) -> None:
-        """Fail some more of the requests that were in flight when a server died, the newest first."""
-        if self._sweep is None or self.fd is None:
-            return
-        newest, oldest = self._sweep
-        stop = max(oldest, newest - SLICE_IDS * fusewire.ID_STEP)
-        for unique in range(newest, stop, -fusewire.ID_STEP):
-            with contextlib.suppress(OSError):
-                os.write(self.fd, fusewire.error(unique))
-        self._sweep = (stop, oldest) if stop > oldest else None
-
-    def refuse(self, message: bytes) -> None:
-        """Answer the request *message* with EIO, if it is one that is answered."""
-        request = fusewire.parse(message)
-        if request.wants_answer and self.fd is not None:
-            with contextlib.suppress(OSError):  # ENOENT: whoever asked has gone
-                os.write(self.fd, fusewire.error(request.unique))
+    def end_refusing(self) -> int | None:
+        """Leave requests to a server again; return the descriptor that is to be watched no longer."""
+        fd, self._refusing = self._refusing, None
+        return fd
 
     def refuse_next(self) -> None:
-        """Read one request and answer it with EIO; nothing when the mount has ended."""
-        if self.fd is not None:
-            with contextlib.suppress(OSError):
-                self.refuse(os.read(self.fd, fusewire.REQUEST_BYTES))
+        """Answer one request with EIO; nothing when there is none, or the mount has ended."""
+        if self._refusing is None:
+            return
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            request = fusewire.parse(os.read(self._refusing, fusewire.REQUEST_BYTES))
+            if request.wants_answer:
+                os.write(self._refusing, fusewire.error(request.unique))
 
     def detach(self) -> None:
         """Take the mount out of the tree; it ends when nobody has it any more."""
@@ -201,11 +191,14 @@ class KernelEnd:
         self._manager.give_up(KERNEL)
         self._manager.give_up(STATE)
 
-    def release(self) -> None:
-        """Let go of the descriptor, and begin a session of its own with what comes next."""
+    def take_away(self) -> None:
+        """End the mount, whoever uses it; `mount` may then make another one, with a session of its own."""
+        self.abort()
+        self.detach()
         if self.fd is not None:
             self.forget()
             os.close(self.fd)
-        self.fd, self.device, self.init, self.lost = None, "", b"", False
-        self._sweep, self._answered_below = None, 0
+        if self._refusing is not None:
+            os.close(self._refusing)
+        self.fd, self._refusing, self.device, self.init = None, None, "", b""
         self.session = secrets.token_hex(16)

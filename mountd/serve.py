@@ -87,8 +87,7 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
         order = await _expect(link, "serve")
         if order is None or order.kernel is None:
             return
-        waiting = [bytes.fromhex(message) for message in order.facts["waiting"]]
-        await session.begin(order.kernel, bytes.fromhex(order.facts["init"]), waiting)
+        await session.begin(order.kernel, bytes.fromhex(order.facts["init"]))
         stack.callback(session.close)
         for mover in _movers(daemon, config, link):
             movers.start_soon(_dispensable, mover)
@@ -98,7 +97,6 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
         remote = [alias for alias in config.registry.values() if not alias.is_local]
         movers.start_soon(_preload, bridge, remote)
         await session.run()
-        link.say("drained")
     log.info("this server has ended")
 
 

@@ -43,9 +43,8 @@ class Program:
 class ServerProcess:
     """A server from its start to its end.
 
-    *ready_at* and *killed_at* are on the monotonic clock. *failure* is a sentence and an exit code. *is_drained* says
-    that it has answered all it took, *is_silent* that its end of the link is closed, *hung* that it is ended because
-    it does not answer.
+    *ready_at* and *killed_at* are on the monotonic clock. *failure* is a sentence and an exit code. *is_silent* says
+    that its end of the link is closed, *hung* that it is ended because it does not answer.
     """
 
     def __init__(self, program: Program, arguments: Sequence[str], control: socket.socket) -> None:
@@ -56,7 +55,7 @@ class ServerProcess:
         self.started_at = time.monotonic()
         self.ready_at: float | None = None
         self.killed_at: float | None = None
-        self.is_draining = self.is_drained = False
+        self.is_draining = False
         self.is_silent = self.hung = False
         self.failure: tuple[str, int] | None = None
         self._dump_until: float | None = None
@@ -95,7 +94,10 @@ class ServerProcess:
         except OSError:
             return None
         self.is_silent |= not message
-        said = json.loads(message) if message else None
+        try:
+            said = json.loads(message) if message else None
+        except ValueError:
+            said = None
         return said if isinstance(said, dict) else None
 
     def ended(self) -> int | None:

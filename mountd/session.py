@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Sequence
 
 import pyfuse3
 import trio
@@ -26,9 +25,6 @@ MAX_TASKS = 1000
 """Requests in work at once; each holds a buffer that takes no memory until it is used. pyfuse3's 99 are fewer than
 the threads of one data loader, and those beyond would wait behind a slow store, whatever they want."""
 
-WAITING_S = 1.0
-"""How long the next session lets those wait who came while the keeper counted the dead (kernels before 6.9)."""
-
 HANDSHAKE_S, CLOSING_S = 10.0, 0.001
 
 
@@ -39,11 +35,10 @@ class Session:
         self._ops = ops
         self._ended = False
 
-    async def begin(self, kernel: int, init: bytes, waiting: Sequence[bytes] = ()) -> None:
-        """Shake hands as the kernel did in *init*, answer the requests *waiting*, and take over *kernel*.
+    async def begin(self, kernel: int, init: bytes) -> None:
+        """Shake hands as the kernel did in *init*, and take over *kernel*.
 
-        *waiting* are requests that were read from the kernel already; what is not answered within a second fails
-        with EIO. Raises TooSlowError when libfuse does not answer the handshake.
+        Raises TooSlowError when libfuse does not answer the handshake.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -57,8 +52,6 @@ class Session:
                 with trio.fail_after(HANDSHAKE_S):
                     await trio.lowlevel.wait_readable(ours)
                 ours.recv(fusewire.REQUEST_BYTES)
-                if not await _answer(ours, kernel, waiting):
-                    nursery.cancel_scope.cancel()
                 while not over.is_set():  # a second waiting task takes the place of the first
                     trio.lowlevel.notify_closing(number)
                     await trio.sleep(CLOSING_S)
@@ -94,27 +87,3 @@ def _says_that_it_is_gone(exc: BaseException) -> bool:
 async def _run_until_closed(over: trio.Event) -> None:
     await pyfuse3.main()
     over.set()
-
-
-async def _answer(ours: socket.socket, kernel: int, waiting: Sequence[bytes]) -> bool:
-    """Have libfuse answer *waiting* and pass its answers on; say whether all came in time."""
-    requests = [fusewire.parse(message) for message in waiting]
-    unanswered = {request.unique for request in requests if request.wants_answer}
-    with trio.move_on_after(WAITING_S):
-        for request in requests:
-            ours.send(request.message)
-        while unanswered:
-            await trio.lowlevel.wait_readable(ours)
-            reply = ours.recv(fusewire.REQUEST_BYTES)
-            _write(kernel, reply)
-            unanswered.discard(fusewire.answered(reply))
-    for unique in unanswered:
-        _write(kernel, fusewire.error(unique))
-    return not unanswered
-
-
-def _write(kernel: int, reply: bytes) -> None:
-    try:
-        os.write(kernel, reply)
-    except FileNotFoundError:
-        log.debug("whoever asked has gone")

@@ -1,8 +1,8 @@
 """What the keeper does: it holds the kernel's end of one mount, hands it to a server, and to another when that dies.
 
 A mount lives as long as somebody holds the descriptor of /dev/fuse. While there is no server, requests wait in the
-kernel; those a dead one had taken are sent again (FUSE_NOTIFY_RESEND), or, by kernels before 6.9, which cannot,
-answered with EIO. A server goes through these stages, each ended by what it says: it loads its code and configuration
+kernel; those a dead one had taken are sent again (FUSE_NOTIFY_RESEND), or, by kernels before 6.9, which cannot, they
+fail. A server goes through these stages, each ended by what it says: it loads its code and configuration
 ("warm"), opens its cache once the server before it is gone ("opened"), takes the kernel's descriptor and reads the
 mount through the kernel ("ready").
 
@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from mountd import oomscore
-from mountd.deaths import Deaths, Verdict
+from mountd.deaths import Death, Deaths, Verdict
 from mountd.events import ENDED_ONLY, Events
 from mountd.fusemount import MountFailed
 from mountd.keeperdoor import Sockets
@@ -73,6 +73,7 @@ class Keeper:
         self._events = Events()
         self._reception = Reception(self, self._events, sockets.door)
         self.program = Program.own()
+        self._wish: Program | None = None
         self._server: ServerProcess | None = None
         self._candidate: ServerProcess | None = None
         self._state, self._said = "starting", "starting"
@@ -109,7 +110,6 @@ class Keeper:
         for server in (self._server, self._candidate):
             if server is not None:
                 self._mind(server, now)
-        self._kernel.sweep()
         if self.is_stopping:
             self._go_on_stopping(now)
         elif self._server is None:
@@ -138,10 +138,11 @@ class Keeper:
     # a server comes
 
     def _start(self) -> None:
+        program, self._wish = self._wish or self.program, None
         try:
-            self._server = self._spawn(self.program)
-        except OSError as exc:
-            self._end_or_wait(f"cannot start {self.program.python}: {exc.strerror}", INTERNAL)
+            self._server = self._spawn(program)
+        except (OSError, ValueError) as exc:
+            self._bury(Death(f"cannot start {program.python}: {exc}"))
 
     def _spawn(self, program: Program, *more: str) -> ServerProcess:
         arguments = ["--point", self._given.point, *more, *self._given.serve]
@@ -157,8 +158,6 @@ class Keeper:
             word = said.get("say")
             if word == "failed":
                 server.failure = (str(said.get("error", "")), int(said.get("exit", INTERNAL)))
-            elif word == "drained":
-                server.is_drained = True
             elif word == "stop":
                 self.stop("it was asked to")
             elif word in answers:
@@ -193,29 +192,30 @@ class Keeper:
 
     def _hand_over(self, server: ServerProcess, _said: dict[str, Any]) -> None:
         """Give the kernel's descriptor to a server that is waiting for it."""
-        if self._kernel.fd is None:
-            try:
+        try:
+            if self._kernel.fd is None:
                 self._kernel.mount(self._options)
-            except MountFailed as exc:
-                server.failure = (str(exc), UNAVAILABLE)
-                server.kill()
-                return
-        waiting = self._revive()
+            fd = self._kernel.for_server()
+        except (MountFailed, OSError) as exc:
+            server.failure = (str(exc), UNAVAILABLE)
+            server.kill()
+            return
+        self._end_refusing()
         if self._kernel.fd is not None:
             self._events.watch(self._kernel.fd, self._connection_ended, ENDED_ONLY)
-            session, messages = self._kernel.init.hex(), [message.hex() for message in waiting]
-            server.hand(self._kernel.fd, do="serve", init=session, waiting=messages)
+        server.hand(fd, do="serve", init=self._kernel.init.hex())
+        os.close(fd)
 
-    def _revive(self) -> list[bytes]:
-        """See to what a dead server had taken; where ids are counted, a request of ours marks where they end."""
-        if self._kernel.lost and not self._kernel.resends:
-            self._vigil.send_request()
-        return self._kernel.revive()
+    def _end_refusing(self) -> None:
+        refusing = self._kernel.end_refusing()
+        if refusing is not None:
+            self._events.unwatch(refusing)
+            os.close(refusing)
 
     def _ready(self, server: ServerProcess, said: dict[str, Any]) -> None:
         server.ready_at = now = time.monotonic()
         self.program = server.program
-        self._is_first_start = self._is_wanted = False
+        self._is_first_start = False
         self._pause_s = now - self._paused_at if self._paused_at is not None else 0.0
         self._paused_at = None
         self._state = "serving"
@@ -240,47 +240,41 @@ class Keeper:
             return
         self._server = None
         if server.has_kernel:
-            self._kernel.lost |= not server.is_drained
             self._paused_at = self._paused_at or time.monotonic()
-            if self._kernel.has_ended():
-                self._connection_ended()
-                return
-        if self.is_stopping:
-            return
-        if self._candidate is not None and server.is_draining:
+        if self._kernel.has_ended():
+            self._connection_ended()
+        elif not self.is_stopping and self._candidate is not None and server.is_draining:
             self._promote()
-            return
-        if not self._is_wanted:
-            self._reception.answer(ok=False, error=why, exit=exit_code)
-        if not self._is_first_start:
-            self._count(server, code, why)
-        self._end_or_wait(why, exit_code)
+        elif not self.is_stopping:
+            log.log(logging.INFO if self._is_first_start else logging.WARNING, "server %d died: %s", server.pid, why)
+            lived_s = time.monotonic() - server.ready_at if server.ready_at is not None else 0.0
+            hung = server.hung or (code == TEMPORARY and server.failure is None)
+            self._bury(Death(f"{why}, for it hung" if hung else why, exit_code, lived_s, hung))
 
-    def _count(self, server: ServerProcess, code: int, why: str) -> None:
+    def _bury(self, death: Death) -> None:
         """Note a death, and see to it that another server comes, or that nobody waits for one in vain."""
-        now = time.monotonic()
-        hung = server.hung or code == TEMPORARY
-        lived_s = now - server.ready_at if server.ready_at is not None else 0.0
-        verdict = self._deaths.note(lived_s, hung=hung, wanted=self._is_wanted)
-        self._deaths.last, self._deaths.last_at = f"{why}, for it hung" if hung else why, time.time()
-        log.warning("the server (pid %d) died: %s", server.pid, self._deaths.last)
-        self._next_start = now + self._deaths.pause_s()
+        wanted, self._is_wanted = self._is_wanted, False
+        if not wanted:
+            self._reception.answer(ok=False, error=death.why, exit=death.exit_code)
+        if self._is_first_start:
+            self._end_before_it_began(death.why, death.exit_code)
+            return
+        verdict = self._deaths.note(death, wanted=wanted)
+        self._next_start = time.monotonic() + self._deaths.pause_s()
+        if verdict is Verdict.GIVE_UP:
+            self._fail(death.why)
+            return
         if verdict is Verdict.MOUNT_ANEW:
             self._mount_anew("several servers in a row hung")
-        elif verdict is Verdict.GIVE_UP:
-            self._fail(why)
+        self._state = "replacing"
+        self._say(f"the server died ({death.why}); another one is being started")
 
-    def _end_or_wait(self, why: str, exit_code: int) -> None:
-        """A first start that fails is told to the starter and is the end; later ones are tried again."""
-        if self._is_first_start:
-            log.error("there will be no mount on %s: %s", self._given.point, why)
-            self._starter.tell(ready=False, error=why, exit=exit_code)
-            self._manager.show(why)
-            self._end(exit_code or INTERNAL)
-        elif self._state != "failing":
-            self._state = "replacing"
-            self._next_start = max(self._next_start, time.monotonic())
-            self._say(f"the server died ({why}); another one is being started")
+    def _end_before_it_began(self, why: str, exit_code: int) -> None:
+        """Tell the starter that there will be no mount, and end."""
+        log.error("there will be no mount on %s: %s", self._given.point, why)
+        self._starter.tell(ready=False, error=why, exit=exit_code)
+        self._manager.show(why)
+        self._end(exit_code)
 
     def _fail(self, why: str) -> None:
         """Answer everything with EIO, rather than hang, until a server comes that stays."""
@@ -291,10 +285,8 @@ class Keeper:
             f"mend that, then 'aliasfs restart {self._given.point}'"
         )
         log.error("%s", self._said)
-        for message in self._revive():
-            self._kernel.refuse(message)
         if self._kernel.fd is not None:
-            self._events.watch(self._kernel.fd, self._refuse_next)
+            self._events.watch(self._kernel.begin_to_refuse(), self._refuse_next)
 
     def _refuse_next(self) -> None:
         self._kernel.refuse_next()
@@ -334,14 +326,13 @@ class Keeper:
     def _mount_anew(self, why: str) -> None:
         """The last resort: what is open breaks off, but the path works again."""
         log.error("%s: %s is mounted anew, and what was open there breaks off", why, self._given.point)
+        self._end_refusing()
         if self._server is not None:
             self._server.has_kernel = False
             self._server.kill()
         if self._kernel.fd is not None:
             self._events.unwatch(self._kernel.fd)
-        self._kernel.abort()
-        self._kernel.detach()
-        self._kernel.release()
+        self._kernel.take_away()
 
     # what it is asked for
 
@@ -373,12 +364,12 @@ class Keeper:
     def replace(self, program: Program) -> None:
         """Begin a planned restart: the new server loads what it needs while the old one serves."""
         if self._server is None:
-            self.program, self._next_start = program, 0.0
-        elif self._candidate is None:
+            self._wish, self._next_start = program, 0.0
+        elif self._candidate is None and not self.is_stopping:
             try:
                 self._candidate = self._spawn(program, "--load-all")
-            except OSError as exc:
-                self._reception.answer(ok=False, error=f"cannot start {program.python}: {exc.strerror}", exit=INTERNAL)
+            except (OSError, ValueError) as exc:
+                self._reception.answer(ok=False, error=f"cannot start {program.python}: {exc}", exit=INTERNAL)
 
     def _worn(self, server: ServerProcess, said: dict[str, Any]) -> None:
         if server is self._server and self._candidate is None:
@@ -387,7 +378,7 @@ class Keeper:
 
     def unhang(self) -> None:
         """Replace the server at once, however it is."""
-        self._is_wanted = True
+        self._is_wanted = self._server is not None
         if self._server is None:
             self._next_start = 0.0
         else:
@@ -442,6 +433,7 @@ class Keeper:
 
     def _end(self, code: int) -> None:
         self._code = code
+        self._starter.tell(ready=False, error="the mount was taken away before it was ready", exit=TEMPORARY)
         if self._is_first_start:
             self._kernel.detach()
 

@@ -42,11 +42,6 @@ class Vigil:
         """End for good, within *longest_s*."""
         self._pulse.close(longest_s)
 
-    def send_request(self) -> None:
-        """Have a request reach the kernel, whoever answers it."""
-        self._pulse.give_up()
-        self._pulse.start(self._kernel.device, self._kernel.fd)
-
     def hangs(self, serving_since: float, hang_s: float) -> bool:
         """Go on probing the server that serves since then; say whether it has not answered for *hang_s*."""
         now = time.monotonic()
@@ -57,7 +52,10 @@ class Vigil:
             self._manager.feed()
         if self._pulse.waiting_s > hang_s:
             return True
-        if now >= self._next_at and not self._pulse.waiting_s and self._kernel.is_in_tree():
+        if now >= self._next_at and not self._pulse.waiting_s:
             self._next_at = now + min(PROBE_S, self._manager.watchdog_s / 4 or PROBE_S)
-            self._pulse.start(self._kernel.device, self._kernel.fd)
+            if self._kernel.is_in_tree():
+                self._pulse.start(self._kernel.device, self._kernel.fd)
+            else:  # detached while files are open: there is no path to read by
+                self._manager.feed()
         return False
