@@ -64,7 +64,7 @@ class Deaths:
     def pause_s(self) -> float:
         """Return how long to wait before the next start."""
         paid = self.quick_in_row - FREE
-        return min(FIRST_PAUSE_S * 2.0 ** (paid - 1), LONGEST_PAUSE_S) if paid > 0 else 0.0
+        return min(FIRST_PAUSE_S * 2.0 ** min(paid - 1, 10), LONGEST_PAUSE_S) if paid > 0 else 0.0
 
     def note_answer(self, lived_s: float, hang_s: float) -> None:
         """Note that a server that has served for *lived_s* seconds was seen to answer."""
