@@ -260,6 +260,8 @@ class Keeper:
             self._end_before_it_began(death.why, death.exit_code)
             return
         verdict = self._deaths.note(death, wanted=wanted)
+        if self._candidate is not None:  # it was to take over anyway
+            self._server, self._candidate = self._candidate, None
         self._next_start = time.monotonic() + self._deaths.pause_s()
         if verdict is Verdict.GIVE_UP:
             self._fail(death.why)
