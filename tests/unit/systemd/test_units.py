@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from aliasfs.config import DaemonSettings
-from mountd import supervisor
 
 UNITS = Path(__file__).parents[3] / "systemd"
 SYSTEM = UNITS / "aliasfs-mountd.service"
@@ -80,4 +79,4 @@ def test_the_descriptors_are_kept_over_a_restart_and_no_longer(unit: Path) -> No
 def test_the_watchdog_waits_longer_than_the_keeper(unit: Path) -> None:
     found = re.search(r"^WatchdogSec=(\d+)$", unit.read_text(), re.MULTILINE)
     assert found is not None
-    assert int(found[1]) > DaemonSettings().hang_timeout_s + supervisor.PROBE_S + supervisor.DUMP_S
+    assert int(found[1]) >= 2 * DaemonSettings().hang_timeout_s
