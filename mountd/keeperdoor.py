@@ -65,7 +65,10 @@ class Visitor:
             if not piece or len(self.asked) > LINE_BYTES:
                 raise ValueError("a question is one line of JSON")
             return None
-        question = json.loads(line)
+        try:
+            question = json.loads(line)
+        except RecursionError as exc:
+            raise ValueError("a question is a flat JSON object") from exc
         if not isinstance(question, dict):
             raise ValueError("a question is a JSON object")
         return question
@@ -95,8 +98,8 @@ class Sockets:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), made):
                     path.unlink()
-        if with_nodes:
-            self.nodes.unlink(missing_ok=True)
+                    if with_nodes:
+                        self.nodes.unlink(missing_ok=True)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -120,9 +123,10 @@ def _sweep(own: Path) -> None:
             path.with_suffix(DOOR_SUFFIX).unlink(missing_ok=True)
     own.with_suffix(DOOR_SUFFIX).unlink(missing_ok=True)
     for nodes in own.parent.glob(f"*{NODES_SUFFIX}"):
-        is_old = time.time() - nodes.stat().st_mtime > NODES_KEPT_S
-        if is_old and not nodes.with_suffix(own.suffix).exists() and nodes.stem != own.stem:
-            nodes.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # a daemon that ends removes its own
+            is_old = time.time() - nodes.stat().st_mtime > NODES_KEPT_S
+            if is_old and not nodes.with_suffix(own.suffix).exists() and nodes.stem != own.stem:
+                nodes.unlink()
 
 
 def _living(path: Path) -> str:

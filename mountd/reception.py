@@ -5,16 +5,26 @@ One line of JSON in, one out, and the connection is closed. Standard library onl
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import socket
+import time
 from typing import Any, Protocol
 
 from mountd.events import Events
 from mountd.keeperdoor import Visitor
 from mountd.serverprocess import Program
 
+log = logging.getLogger("mountd.keeper")
+
 USAGE, TEMPORARY = 64, 75
 """Exit codes of sysexits.h, for whoever asked."""
+
+VISITORS = 64
+"""So many may be here at once: who was silent for longest, or waits for longest, makes room for one more. A keeper
+without descriptors could neither start a server nor hear that one is wanted."""
+
+PAUSE_S = 0.25
+"""After one who could not come in for want of descriptors, and who knocks on: not to take the processor for that."""
 
 
 class Host(Protocol):
@@ -51,6 +61,7 @@ class Reception:
         self._host = host
         self._events = events
         self._listener = listener
+        self._silent: dict[int, Visitor] = {}
         self._waiting: list[Visitor] = []
         events.watch(listener.fileno(), self._welcome)
 
@@ -61,23 +72,40 @@ class Reception:
             visitor.answer(**facts)
 
     def _welcome(self) -> None:
-        with contextlib.suppress(OSError):
-            connection, _address = self._listener.accept()
-            connection.setblocking(False)
-            visitor = Visitor(connection)
-            self._events.watch(connection.fileno(), lambda: self._listen(visitor))
-
-    def _listen(self, visitor: Visitor) -> None:
-        fd = visitor.connection.fileno()
         try:
-            question = visitor.hear()
+            connection, _address = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # it has gone again
+            return
+        except OSError as exc:
+            log.warning("nobody can come to the keeper's door: %s", exc)
+            self._make_room(0)
+            time.sleep(PAUSE_S)
+            return
+        self._make_room(VISITORS - 1)
+        connection.setblocking(False)
+        fd, visitor = connection.fileno(), Visitor(connection)
+        self._silent[fd] = visitor
+        self._events.watch(fd, lambda: self._listen(fd))
+
+    def _make_room(self, left: int) -> None:
+        """Send visitors away until at most *left* are here, first those who have asked for nothing yet."""
+        while len(self._silent) + len(self._waiting) > left:
+            visitor = self._see_off(next(iter(self._silent))) if self._silent else self._waiting.pop(0)
+            visitor.answer(ok=False, error="too many visitors came after you", exit=TEMPORARY)
+
+    def _see_off(self, fd: int) -> Visitor:
+        """Return the visitor on *fd*, to whom nobody listens any longer."""
+        self._events.unwatch(fd)
+        return self._silent.pop(fd)
+
+    def _listen(self, fd: int) -> None:
+        try:
+            question = self._silent[fd].hear()
         except ValueError as exc:
-            self._events.unwatch(fd)
-            visitor.answer(ok=False, error=str(exc), exit=USAGE)
+            self._see_off(fd).answer(ok=False, error=str(exc), exit=USAGE)
             return
         if question is not None:
-            self._events.unwatch(fd)
-            self._do(question, visitor)
+            self._do(question, self._see_off(fd))
 
     def _do(self, question: dict[str, Any], visitor: Visitor) -> None:
         host, wish = self._host, question.get("do")
