@@ -43,7 +43,7 @@ ANSWER_S = 60.0
 MARKER = "MOUNT_OF_A_TEST"
 """The variable in their environment by which all processes of one mount are found."""
 
-SERVER_DIED, KEEPER_DIED = r"the server \(pid \d+\) died", "the keeper is gone"
+SERVER_DIED, KEEPER_DIED = r"server \d+ died", "the keeper is gone"
 """What each says of the other one that a test has killed."""
 
 COMPLAINT = re.compile(r"(WARNING|ERROR|CRITICAL) |Traceback")

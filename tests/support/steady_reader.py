@@ -21,6 +21,7 @@ from typing import Any
 
 STALL_S = 0.1
 PAUSE_AFTER_FAILURE_S = 0.1
+FAILED_WITH_ITS_SERVER = (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
 PIECE_BYTES = 1 << 17
 PAGE_BYTES = 4096
 BIG = "big"
@@ -69,7 +70,7 @@ class Reader:
             try:
                 return function(*arguments)
             except OSError as exc:
-                if exc.errno not in (errno.EIO, errno.ENOTCONN):
+                if exc.errno not in FAILED_WITH_ITS_SERVER:
                     raise
                 self.forgiven += 1
                 time.sleep(PAUSE_AFTER_FAILURE_S)
