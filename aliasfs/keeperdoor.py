@@ -113,19 +113,19 @@ def keeper_of(point: Path, *, socket: Path | None = None) -> wire.KeeperStatus |
     """Return how the keeper of *point* is, `silent` or `gone` where it does not say; takes 2 s at most.
 
     None where there never was one: nothing is served there, or by a daemon from before there were keepers.
-    *socket* is as for KeeperDoor.
+    *socket* is as for KeeperDoor. The pid of one that is gone is 0.
     """
     control = socket or wire.socket_path(point)
     try:
         return KeeperDoor(point, socket=control).status()
     except DaemonUnreachable as exc:
         said = str(exc)
-    door, pid = wire.keeper_path(control), _knocked(control)
-    if not pid or not door.exists():
+    door = wire.keeper_path(control)
+    if not door.exists() or not _knocked(control):
         return None
-    if _knocked(door):
+    if pid := _knocked(door):
         return wire.KeeperStatus(pid=pid, state="silent", said=said)
-    return wire.KeeperStatus(pid=pid, state="gone", said="its server serves on, and nobody replaces that when it dies")
+    return wire.KeeperStatus(pid=0, state="gone", said="its server serves on, and nobody replaces that when it dies")
 
 
 def why_unreachable(point: Path) -> str:

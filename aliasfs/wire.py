@@ -85,10 +85,11 @@ def keeper_path(socket: Path) -> Path:
 
 
 def listener_pid(socket: Path) -> int:
-    """Return the pid of the process that made *socket* listen, also of one that hangs; 0 where none listens.
+    """Return the pid of the process that listens on *socket*, also of one that hangs; 0 where none does.
 
-    That is the keeper, even one that has died while its server still holds the socket. Raises TimeoutError
-    where its queue of connections is full, OSError where the socket is not ours to ask.
+    Of several that have called listen(2), as keeper and server do on the control socket, it is the last, even
+    when it has died and another holds the socket. Raises TimeoutError where its queue of connections is full,
+    OSError where the socket is not ours to ask.
     """
     with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as visitor:
         visitor.settimeout(_KNOCK_S)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from aliasfs.wire import listener_pid, socket_path
-
 PROC = Path("/proc")
 
 KEEPER_MODULE = "mountd.keeper"
@@ -42,11 +40,9 @@ class Daemons:
 
 
 def daemons_of(point: Path) -> Daemons:
-    """Return the running processes of the mount on the canonical path *point*; asks /proc and its socket only."""
+    """Return the running processes of the mount on the canonical path *point*; asks /proc only."""
     keepers: set[int] = set()
     servers: set[int] = set()
-    if (pid := _listener(point)) and is_running(pid):
-        keepers.add(pid)
     for entry in PROC.iterdir():
         if entry.name.isdigit() and (module := _module_serving(entry, str(point))):
             (keepers if module == KEEPER_MODULE else servers).add(int(entry.name))
@@ -76,13 +72,6 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def _listener(point: Path) -> int:
-    try:
-        return listener_pid(socket_path(point))
-    except OSError:  # TimeoutError too: it hangs; its command line says who it is
-        return 0
 
 
 def _module_serving(process: Path, point: str) -> str:

@@ -146,6 +146,9 @@ def _keepers_word(mount: Mount) -> str:
 
 
 def _holder(mount: Mount) -> str:
+    keeper = keeper_of(mount.point)
+    if keeper is not None and keeper.pid:
+        return f"pid {keeper.pid}"
     try:
         pid = listener_pid(socket_path(mount.point))
     except OSError:  # TimeoutError too

@@ -85,7 +85,7 @@ def _server(one: DaemonStatus) -> str:
 
 def keeper_line(keeper: KeeperStatus) -> str:
     """Return how the keeper of a mount is, and how its servers fared, in one line."""
-    line = f"pid {keeper.pid}, {keeper.state}"
+    line = f"pid {keeper.pid}, {keeper.state}" if keeper.pid else keeper.state
     if keeper.state != "serving":
         return f"{line}: {keeper.said}" if keeper.said else line
     servers = keeper.generation + 1

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-from support.runtime import runtime_dir as runtime_dir
-
-from aliasfs import wire
 from aliasfs.cli.daemons import Daemons, command_line, daemons_of, environ_of, is_running, send
-
-pytestmark = pytest.mark.usefixtures("runtime_dir")
 
 SLEEP = "import sys; print(flush=True); sys.stdin.read()"
 FORK = "import os, sys; child = os.fork(); print(child, flush=True) if child else None; sys.stdin.read()"
@@ -65,13 +58,6 @@ def test_a_child_of_the_keeper_that_only_looks_is_no_keeper(tmp_path: Path) -> N
     with process("-m", "mountd.keeper", "--point", str(tmp_path), program=FORK) as (keeper, child):
         assert daemons_of(tmp_path) == Daemons((keeper,))
         assert is_running(int(child))
-
-
-def test_whoever_listens_is_the_keeper(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as control:
-        control.bind(str(wire.socket_path(tmp_path)))
-        control.listen()
-        assert daemons_of(tmp_path) == Daemons((os.getpid(),))
 
 
 def test_what_a_process_was_started_with() -> None:
