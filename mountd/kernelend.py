@@ -77,7 +77,7 @@ class KernelEnd:
         self._manager.keep(STATE, self._memory)
 
     def adopt(self) -> bool:
-        """Take over the mount that systemd has kept for us; say whether there was one that lives."""
+        """Take over the mount that systemd has kept for us; say whether there was one that lives on our point."""
         kept = self._manager.descriptors
         fd, memory = kept.pop(KERNEL, None), kept.pop(STATE, None)
         if fd is None or memory is None:
@@ -87,6 +87,7 @@ class KernelEnd:
             state = json.loads(os.pread(memory, STATE_BYTES, 0))
             self.init, self.session = bytes.fromhex(state["init"]), str(state["session"])
             self.generation, self.device = int(state["generation"]), str(state["device"])
+            place = str(state["point"])
         except (OSError, ValueError, KeyError, TypeError) as exc:
             log.error("what systemd kept of %s cannot be understood (%s); it is mounted anew", self.point, exc)
             os.close(memory)
@@ -95,7 +96,11 @@ class KernelEnd:
             return False
         os.close(self._memory)
         self._memory = memory
-        if self.has_ended():
+        if place != self.point:
+            log.warning("%s is taken away, for the service now mounts on %s", place, self.point)
+            if fusemount.device_of(place) == self.device:
+                fusemount.detach(place)
+        if place != self.point or self.has_ended() or not self.is_in_tree():
             self.take_away()
             return False
         return True
@@ -109,6 +114,7 @@ class KernelEnd:
     def remember(self) -> None:
         """Write down what a process needs that is to take the mount over."""
         state = {
+            "point": self.point,
             "init": self.init.hex(),
             "session": self.session,
             "generation": self.generation,

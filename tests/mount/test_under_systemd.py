@@ -226,3 +226,25 @@ def test_a_mount_that_is_gone_is_made_anew_by_the_next_start(service: Service) -
     mount.force()
     unit.kill_main()
     assert (mount.point / "L" / "big").read_bytes() == BIG
+
+
+def test_a_restart_on_another_mount_point_leaves_the_first_one(service: Service, tmp_path: Path) -> None:
+    mount, unit = service()
+    mount.expect("is taken away, for the service now mounts on")
+    other = tmp_path / "other"
+    other.mkdir()
+    unit.command = [str(other) if argument == str(mount.point) else argument for argument in unit.command]
+    unit.restart()
+    assert mount_at(mount.point) is None
+    assert (other / "L" / "big").read_bytes() == BIG
+    unit.stop()
+    assert mount_at(other) is None
+
+
+def test_a_mount_that_was_detached_is_mounted_again_by_a_restart(service: Service) -> None:
+    mount, unit = service()
+    with _reader(mount) as reader:
+        assert _hear(reader) == "open", reader.communicate()
+        subprocess.run(["fusermount3", "-u", "-z", str(mount.point)], check=True)
+        unit.restart()
+        assert (mount.point / "L" / "big").read_bytes() == BIG

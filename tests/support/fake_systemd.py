@@ -77,7 +77,8 @@ class FakeSystemd:
         self.kept: list[tuple[str, int]] = []
         self.heard = Heard()
         self.main: subprocess.Popen[bytes] | None = None
-        self._folder, self._command, self._log = folder, command, log
+        self.command = list(command)
+        self._folder, self._log = folder, log
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "systemctl").write_text(SYSTEMCTL.format(folder=folder))
         (folder / "bin" / "systemctl").chmod(0o755)
@@ -151,7 +152,7 @@ class FakeSystemd:
         wrapper = [sys.executable, "-I", "-S", "-c", STARTED_BY, ",".join(map(str, fds))]
         with self._log.open("ab") as log, self._news:  # `_listen` has to know who is the main process
             self.main = subprocess.Popen(
-                [*wrapper, *self._command],
+                [*wrapper, *self.command],
                 cwd="/",
                 env=self._environment | listening,
                 stdin=subprocess.DEVNULL,
