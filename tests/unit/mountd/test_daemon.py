@@ -30,7 +30,16 @@ class Mount:
         options = ServeOptions(point=folder, config_file=self.config_file)
         self.config = options.load()
         self.ops = Ops(self.world.vfs)
-        self.daemon = Daemon(folder, options, self.config, self.world.vfs, self.ops, BlockCache(None))
+        self.asked_to_stop: list[bool] = []
+        self.daemon = Daemon(
+            folder,
+            options,
+            self.config,
+            self.world.vfs,
+            self.ops,
+            BlockCache(None),
+            lambda: self.asked_to_stop.append(True),
+        )
 
     def _drop_from(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def drop(parent: int, name: bytes, **_: object) -> None:
@@ -134,3 +143,8 @@ async def test_without_a_cache_there_is_nothing_to_evict_or_to_verify(mount: Mou
     progress: list[VerifyProgress] = []
     assert (await mount.daemon.cache_evict(EvictRequest(to_bytes=0))).evicted_bytes == 0
     assert (await mount.daemon.cache_verify(progress.append)).blocks == 0
+
+
+async def test_to_be_stopped_is_asked_of_the_keeper(mount: Mount) -> None:
+    mount.daemon.stop()
+    assert mount.asked_to_stop == [True]
