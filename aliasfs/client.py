@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -123,7 +123,7 @@ class DaemonClient:
         except (httpx.TimeoutException, TimeoutError) as exc:
             raise DaemonUnreachable(_why_silent(self.point, self._socket)) from exc
         except (httpx.TransportError, OSError) as exc:
-            raise DaemonUnreachable(why_unreachable(self.point)) from exc
+            raise DaemonUnreachable(_why_broken_off(self.point, self._socket)) from exc
         except (ValidationError, ValueError) as exc:
             raise DaemonUnreachable(
                 f"the daemon of {self.point} answers in a way this version does not understand; "
@@ -134,26 +134,26 @@ class DaemonClient:
 def mount_status(point: Path, *, socket: Path | None = None) -> wire.DaemonStatus:
     """Return all facts of the mount with those of its keeper, or the keeper's alone where no server answers.
 
-    *socket* is as for DaemonClient. Takes 7 s at most, and 3 s while the keeper knows that there is no server.
-    Raises DaemonUnreachable where neither answers.
+    *socket* is as for DaemonClient. Takes 10 s at most, and hardly any time while the keeper knows that there is
+    no server. Raises DaemonUnreachable where neither answers.
     """
     keeper = keeper_of(point, socket=socket)
-    has_server = keeper is None or keeper.state in ("serving", "silent", "gone")
-    try:
-        with DaemonClient(point, socket=socket, answer_s=None if has_server else _WITHOUT_SERVER_S) as daemon:
-            return daemon.status().model_copy(update={"keeper": keeper})
-    except DaemonUnreachable:
-        if keeper is None or keeper.state in ("silent", "gone"):
-            raise
-        return wire.DaemonStatus(
-            point=str(point if socket else canonical_point(point)),
-            pid=keeper.server_pid,
-            version=keeper.version,
-            started_at=0.0,
-            uptime_s=0.0,
-            keeper=keeper,
-            answers=False,
-        )
+    if keeper is None or keeper.state in ("silent", "gone"):
+        return _server_status(point, socket, _ANSWER_S, keeper)
+    # While it is failing, every question would stay in the queue of the control socket, which nobody empties.
+    if keeper.state != "failing":
+        patience_s = _ANSWER_S if keeper.state == "serving" else _WITHOUT_SERVER_S
+        with suppress(DaemonUnreachable):
+            return _server_status(point, socket, patience_s, keeper)
+    return wire.DaemonStatus(
+        point=str(point if socket else canonical_point(point)),
+        pid=keeper.server_pid,
+        version=keeper.version,
+        started_at=0.0,
+        uptime_s=0.0,
+        keeper=keeper,
+        answers=False,
+    )
 
 
 def running_daemons(complain: Callable[[str], None] = lambda sentence: None) -> list[wire.DaemonStatus]:
@@ -164,7 +164,7 @@ def running_daemons(complain: Callable[[str], None] = lambda sentence: None) -> 
     found = []
     for socket in _sockets():
         try:
-            if pid := wire.listener_pid(socket):  # 0: of a dead daemon; the next one on that point replaces it
+            if pid := _listener(socket):  # 0: of a dead daemon; the next one on that point replaces it
                 found.append(mount_status(_point_of(socket) or Path(f"pid {pid}"), socket=socket))
         except (AliasfsError, OSError) as exc:
             complain(f"{socket}: {exc}")
@@ -197,6 +197,18 @@ def _sockets() -> list[Path]:
     return sorted(directory.glob(f"*{wire.SOCKET_SUFFIX}")) if directory.is_dir() else []
 
 
+def _server_status(
+    point: Path, socket: Path | None, patience_s: float, keeper: wire.KeeperStatus | None
+) -> wire.DaemonStatus:
+    with DaemonClient(point, socket=socket, answer_s=patience_s) as daemon:
+        return daemon.status().model_copy(update={"keeper": keeper})
+
+
+def _listener(socket: Path) -> int:
+    """Return the pid of the keeper beside the control *socket*, else of who listens on that; 0 where nobody does."""
+    return wire.listener_pid(wire.keeper_path(socket)) or wire.listener_pid(socket)
+
+
 def _point_of(socket: Path) -> Path | None:
     """Return the mount point whose control socket is *socket*, where it is mounted."""
     points = (mount.point for mount in mount_table() if mount.is_ours)
@@ -222,4 +234,14 @@ def _why_silent(point: Path, socket: Path) -> str:
     return (
         f"the server of {point} does not answer; its keeper (pid {keeper.pid}) says: {keeper.said}; "
         f"'aliasfs doctor --unhang {point}' replaces it"
+    )
+
+
+def _why_broken_off(point: Path, socket: Path) -> str:
+    """Return in one sentence why the server behind *socket* hung up."""
+    keeper = keeper_of(point, socket=socket)
+    if keeper is None or keeper.state in ("silent", "gone"):
+        return why_unreachable(point)
+    return (
+        f"the server of {point} ended before it had answered, and its keeper (pid {keeper.pid}) replaces it; ask again"
     )

@@ -18,7 +18,7 @@ from aliasfs.cli.daemons import Daemons, command_line, daemons_of, environ_of, s
 from aliasfs.cli.launch import DaemonCommand
 from aliasfs.cli.preflight import Pulse
 from aliasfs.errors import DaemonUnreachable, MountError
-from aliasfs.keeperdoor import KeeperDoor, why_unreachable
+from aliasfs.keeperdoor import KeeperDoor, keeper_of, why_unreachable
 from aliasfs.mounts import Mount, mount_at
 
 _DUMP_S = 1.0
@@ -45,13 +45,18 @@ def unhang(point: Path, say: Say, waiting: Waiting) -> None:
 
 def _by_keeper(mount: Mount, say: Say, waiting: Waiting) -> bool:
     """Have the keeper replace the server; say whether the mount answers then."""
-    keeper = KeeperDoor(mount.point)
+    keeper = keeper_of(mount.point)
+    if keeper is None or keeper.state == "gone":
+        say("it has no keeper")
+        return False
+    if keeper.state == "silent":
+        say(f"its keeper (pid {keeper.pid}) does not answer")
+        return False
+    say(f"its keeper (pid {keeper.pid}) answers, and is asked to replace the server")
     try:
-        pid = keeper.status().pid
-        say(f"its keeper (pid {pid}) answers, and is asked to replace the server")
-        done = keeper.unhang(waiting)
-    except DaemonUnreachable as exc:
-        say(str(exc))
+        done = KeeperDoor(mount.point).unhang(waiting)
+    except DaemonUnreachable:
+        say("the keeper does not answer any more")
         return False
     if not done.ok:
         say(f"the keeper could not: {done.error}")

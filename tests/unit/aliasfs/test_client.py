@@ -92,6 +92,26 @@ def test_a_keeper_says_why_its_server_does_not_answer(tmp_path: Path) -> None:
         daemon.health()
 
 
+def test_a_server_that_is_replaced_while_it_answers(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(wire.socket_path(tmp_path)))
+        control.listen()
+
+        def hang_up() -> None:
+            for _ in range(2):  # the client looks whether somebody is there before it asks
+                control.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with (
+            kept(FakeKeeper(str(tmp_path))),
+            DaemonClient(tmp_path) as daemon,
+            pytest.raises(errors.DaemonUnreachable, match="ended before it had answered"),
+        ):
+            daemon.health()
+        thread.join()
+
+
 def test_status_has_what_the_keeper_says(tmp_path: Path) -> None:
     backend = FakeBackend(point=str(tmp_path))
     with served(backend):

@@ -14,6 +14,7 @@ import pytest
 from support.fake_keeper import FakeKeeper, kept
 from support.runtime import runtime_dir as runtime_dir
 
+from aliasfs import keeperdoor
 from aliasfs.cli import detach, launch, preflight, unhang
 from aliasfs.cli.launch import DaemonCommand
 from aliasfs.cli.preflight import Pulse
@@ -116,6 +117,19 @@ def test_what_a_keeper_cannot_mend_is_made_anew(
     assert said[-1] == f"mounted {tmp_path} again (pid 4711, log {tmp_path / 'log'})"
 
 
+def test_a_keeper_that_says_nothing_is_passed_over(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeperdoor, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(keeperdoor, "_POLL_S", 0.01)
+    with (
+        kept(FakeKeeper(str(tmp_path), hears=False), with_control=True),
+        process("-m", "mountd.keeper", "--point", str(tmp_path)),
+    ):
+        assert machine.unhang()[0] == f"its keeper (pid {os.getpid()}) does not answer"
+    assert len(machine.launched) == 1
+
+
 def test_a_server_without_a_keeper_dumps_and_is_ended(machine: Machine, tmp_path: Path) -> None:
     connection = tmp_path / "connections" / "99999"
     connection.mkdir(parents=True)
@@ -124,6 +138,7 @@ def test_a_server_without_a_keeper_dumps_and_is_ended(machine: Machine, tmp_path
         assert server.wait(10) == -signal.SIGKILL
         assert server.stdout is not None
         assert f"the server (pid {server.pid}) is asked to write what its tasks are doing into its log" in said
+    assert said[0] == "it has no keeper"
     assert (connection / "abort").read_text() == "1"
     assert [command.point for command, _environ in machine.launched] == [tmp_path]
 
