@@ -51,12 +51,14 @@ def mount(point: str, options: str) -> int:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}"
             raise MountFailed(f"cannot mount {point}: {said}; 'aliasfs doctor' says what is missing")
+        theirs.close()  # so that one that was not used is at its end
         _byte, descriptors, _flags, _address = socket.recv_fds(ours, 1, 1)
     if not descriptors:
         raise MountFailed(f"cannot mount {point}: {FUSERMOUNT} gave no descriptor")
     os.set_inheritable(descriptors[0], False)
     if not select.select([descriptors[0]], [], [], INIT_S)[0]:
         os.close(descriptors[0])
+        detach(point)
         raise MountFailed(f"cannot mount {point}: the kernel sent no request within {INIT_S:.0f} s")
     return descriptors[0]
 

@@ -7,10 +7,13 @@ of the whole way there and back. Standard library only.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import time
 from enum import Enum
+
+log = logging.getLogger("mountd.keeper")
 
 ATTRIBUTE = "user.aliasfs.server"
 """On the root of the mount: the pid of the server."""
@@ -41,11 +44,19 @@ class Pulse:
         return time.monotonic() - self._started_at if self._pid else 0.0
 
     def start(self, device: str, descriptor: int | None) -> None:
-        """Begin a probe of the mount *device* (`major:minor`); *descriptor* is not for the child to hold."""
+        """Begin a probe of the mount *device* (`major:minor`); *descriptor* is not for the child to hold.
+
+        There is none when there is no room for a process.
+        """
         self._started_at = time.monotonic()
-        self._pid = os.fork()
-        if self._pid == 0:
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            log.warning("cannot look whether %s answers: %s", self._point, exc)
+            return
+        if pid == 0:
             self._look(device, descriptor)
+        self._pid = pid
 
     def _look(self, device: str, descriptor: int | None) -> None:
         """Be the child: look and end; never returns."""

@@ -21,8 +21,11 @@ FIRST_DESCRIPTOR = 3
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """Of systemd's words to one process; its children must not take them for theirs."""
 
-PLAIN = ("--no-legend", "--plain", "--full", "--no-pager")
+PLAIN = ("--no-legend", "--plain", "--full")
 """One job a line, as `40 aliasfs-mountd.service restart running`; seen with systemd 252, which answers in 5 ms."""
+
+TELL_S = 1.0
+"""How long a service manager that is busy may keep us waiting; it takes what is said from a queue."""
 
 ASK_S = 5.0
 """How long systemctl may take to say what it is about to do."""
@@ -55,13 +58,14 @@ class ServiceManager:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.settimeout(TELL_S)
                 channel.connect(address)
                 if descriptor is None:
                     channel.sendall(state.encode())
                 else:
                     socket.send_fds(channel, [state.encode()], [descriptor])
         except OSError as exc:
-            log.info("systemd does not listen on %s: %s", self._address, exc.strerror)
+            log.info("systemd does not listen on %s: %s", self._address, exc)
 
     def feed(self) -> None:
         """Say that all is well, when systemd waits to hear that; more often than it has to be is left out."""
@@ -98,7 +102,7 @@ class ServiceManager:
         if not self:
             return False
         try:
-            jobs = [line.split() for line in self._ask("list-jobs", "--no-legend", "--plain", "--full").splitlines()]
+            jobs = [line.split() for line in self._ask("list-jobs", *PLAIN).splitlines()]
             units = [job[1] for job in jobs if len(job) > 2 and job[2] in ("restart", "start")]
             if not units:
                 return False
@@ -116,7 +120,7 @@ class ServiceManager:
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment.get(name, "")
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isdecimal() else 0
 
 
 def _for_us(environment: Mapping[str, str], name: str) -> bool:
