@@ -86,8 +86,6 @@ def test_errors_and_the_notification_have_nothing_but_a_header() -> None:
     assert fusewire.OUT_HEADER.unpack(fusewire.error(12)) == (16, -errno.EIO, 12)
     assert fusewire.OUT_HEADER.unpack(fusewire.error(12, errno.ESTALE)) == (16, -errno.ESTALE, 12)
     assert fusewire.OUT_HEADER.unpack(fusewire.resend()) == (16, 7, 0)
-    resent = 1 << 63 | 12
-    assert fusewire.answered(fusewire.error(resent)) == resent
 
 
 @given(st.binary(max_size=200))
