@@ -33,7 +33,7 @@ class Inode(Generic[V]):
     time. *lookups* is the kernel's count. *stale* is set when the store was seen to hold another version:
     an open then answers ESTALE, upon which the kernel looks the path up again. *unseen* is a local file that was
     taken over from an earlier server: its *info* is how it was, and says nothing until it is looked at. *recorded*
-    is for whoever writes down what the kernel knows: whether a later server can find the file by its *info*.
+    is for whoever writes down what the kernel knows: whether that has been done, and holds for this *info*.
     """
 
     number: InodeNo
@@ -80,7 +80,8 @@ class InodeTable(Generic[V]):
             inode = Inode(InodeNo(next(self._numbers)), volume, info, expires_at)
             self._by_identity[identity] = self._by_number[inode.number] = inode
         elif expires_at >= inode.expires_at:
-            inode.recorded = inode.recorded and inode.info.key == info.key
+            old = inode.info
+            inode.recorded = inode.recorded and old.key == info.key and old.mtime_ns == info.mtime_ns
             inode.info = info
             inode.expires_at = expires_at
             inode.stale = inode.unseen = False

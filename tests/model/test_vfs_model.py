@@ -1,7 +1,8 @@
 """A state machine drives `Vfs`, cache and read-ahead on memory stores against a dict of what is true, and was when.
 
 What the model allows is what docs/SEMANTICS.md promises and nothing else: a name is at most `ttl` old, an open file
-is one version or stale, what was seen stays while the store is away, and no damage to the cache changes a byte.
+is one version or stale, what was seen stays while the store is away, and no damage to the cache changes a byte. A
+server that dies costs nothing of that, and a damaged table of nodes costs what is open its number, never its bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -98,6 +99,13 @@ class Mounted:
     seen: dict[str, int] = field(default_factory=dict)
 
 
+class Held(NamedTuple):
+    """What a server holds for the kernel under a number: where the thing is, which version, and its lookup count."""
+
+    identity: object
+    lookups: int
+
+
 @dataclass(eq=False)
 class Reader:
     """An open file: its inode number and the bytes that any read has to give; *states* is how many there were then."""
@@ -109,6 +117,9 @@ class Reader:
     content: bytes
     states: int
     generation: int
+    name: str
+    is_doubtful: bool = False
+    """Whether the table of nodes was damaged while it was open, so that it may be unknown now."""
 
 
 class VfsMachine(RuleBasedStateMachine):
@@ -118,6 +129,7 @@ class VfsMachine(RuleBasedStateMachine):
         super().__init__()
         logging.disable(logging.ERROR)  # damage is said in the log, and looked for here
         self.folder = Path(tempfile.mkdtemp(prefix="model"))
+        self.nodes = Path(tempfile.mkdtemp(prefix="nodes")) / "table"
         self.clock = MockClock()
         self.portal = Portal(self.clock)
         self.places = {url: Place() for url in URLS}
@@ -125,23 +137,38 @@ class VfsMachine(RuleBasedStateMachine):
         self.seeds = 0
         self.generation = 0
         self.lookups: dict[int, int] = {}
-        self.world = World(wrap=lambda store: ReadAhead(self.cache.wrap(store)))
+        self.lost: dict[int, int] = {}
+        self.told: dict[int, object] = {}
+        self.undead: set[int] = set()
+        self.live: list[Reader] = []
+        self.world = World()
         self.start()
 
     # the daemon
 
     def start(self) -> None:
+        self.start_cache()
+        stores = self.world.stores
+        self.world = World(wrap=lambda store: ReadAhead(self.cache.wrap(store)), nodes=self.nodes)
+        self.world.stores = stores
+        self.kernel_knows_nothing()
+
+    def start_cache(self) -> None:
         self.disk = CacheDisk.open(self.folder, BUDGET_BYTES)
         self.cache = BlockCache(self.disk, MEMORY)
         self.stop_cache = self.portal.start(self.cache.run)
-        stores = self.world.stores
-        self.world = World(wrap=lambda store: ReadAhead(self.cache.wrap(store)))
-        self.world.stores = stores
+
+    def kernel_knows_nothing(self) -> None:
         self.lookups = {}
+        self.lost = {}
+        self.told = {}
+        self.undead = set()
+        self.live = []
         self.generation += 1
 
     def stop(self) -> None:
         self.portal.call(self.world.vfs.aclose)
+        self.world.log.close()
         self.stop_cache()
         self.disk.close()
 
@@ -152,6 +179,7 @@ class VfsMachine(RuleBasedStateMachine):
         finally:
             logging.disable(logging.NOTSET)
             shutil.rmtree(self.folder)
+            shutil.rmtree(self.nodes.parent)
 
     def remount(self) -> None:
         aliases = [remote(name, url=mounted.url, ttl_s=mounted.ttl_s) for name, mounted in self.aliases.items()]
@@ -174,10 +202,57 @@ class VfsMachine(RuleBasedStateMachine):
         if really:
             return
         self.stop()
+        self.nodes.unlink()
         self.start()
         for mounted in self.aliases.values():
             mounted.seen.clear()
         self.remount()
+
+    @rule(damage=st.sampled_from(("none", "none", "cut", "flip", "lost")), seed=st.integers(0, 9999))
+    def the_server_dies(self, damage: str, seed: int) -> None:
+        """A new server takes over what the kernel knows: all that can be served, or less if the table is damaged."""
+        held, before = self._inodes_held(), set(self.undead)
+        self.portal.call(self.world.die)
+        self.stop_cache()
+        self.disk.close()
+        self._damage_the_table(damage, random.Random(seed))
+        self.start_cache()
+        self.world.begin()
+        self.remount()
+        for mounted in self.aliases.values():
+            mounted.seen.clear()
+        for reader in self.live:
+            reader.is_doubtful = reader.is_doubtful or damage != "none"
+            if not reader.volume.retired:
+                reader.volume = self.world.vfs.volumes[reader.name]
+        taken_over = self._inodes_held()
+        assert taken_over.keys() <= self.told.keys()
+        assert all(held.identity == self.told[number] for number, held in taken_over.items()), "another file's number"
+        if damage == "none":
+            assert taken_over == held
+        self.undead |= {number for number, held in taken_over.items() if held.lookups > self.lookups.get(number, 0)}
+        assert damage != "none" or self.undead <= before, "held though the kernel does not know it"
+        self.lost |= {number: count for number, count in self.lookups.items() if number not in taken_over}
+        self.lookups = {number: count for number, count in self.lookups.items() if number in taken_over}
+
+    def _inodes_held(self) -> dict[int, Held]:
+        """Return what the server holds for the kernel of aliases that are mounted."""
+        inodes = self.portal.call_sync(lambda: next(self.world.vfs._inodes.in_slices(99999), ()))
+        return {inode.number: Held(_identity(inode), inode.lookups) for inode in inodes if not inode.volume.retired}
+
+    def _damage_the_table(self, damage: str, which: random.Random) -> None:
+        if damage == "lost":
+            self.nodes.unlink()
+        elif damage == "cut":
+            os.truncate(self.nodes, which.randrange(self.nodes.stat().st_size + 1))
+        elif damage == "flip":
+            content = bytearray(self.nodes.read_bytes())
+            content[which.randrange(len(content))] ^= 1 << which.randrange(8)
+            self.nodes.write_bytes(content)
+
+    @rule()
+    def the_table_of_nodes_is_written_anew(self) -> None:
+        self.portal.call(self.world.vfs._takeover._write_anew, self.world.log)
 
     # another client
 
@@ -261,10 +336,14 @@ class VfsMachine(RuleBasedStateMachine):
             for part in path.split("/"):
                 entry = await self.world.vfs.lookup(number, part.encode())
                 number = entry.attr.number
-                self.lookups[number] = self.lookups.get(number, 0) + 1
+                self._tell(self.world.vfs._inodes.get(number))
             return self.world.vfs._inodes.get(number)
 
         return self.portal.call(walk)
+
+    def _tell(self, inode: Any) -> None:
+        self.lookups[inode.number] = self.lookups.get(inode.number, 0) + 1
+        assert self.told.setdefault(inode.number, _identity(inode)) == _identity(inode), "a number for two things"
 
     def _find(self, name: str, key: str) -> Any:
         """Return the inode of a path after checking that the answer is allowed; None when there is none."""
@@ -356,11 +435,57 @@ class VfsMachine(RuleBasedStateMachine):
                     vfs.drop_unused(entry)
                     break
                 vfs.count_lookup(entry)
-                self.lookups[entry.inode.number] = self.lookups.get(entry.inode.number, 0) + 1
+                self._tell(entry.inode)
                 assert entry.name.decode() not in found, "a name twice"
                 found[entry.name.decode()] = (entry.inode.info.kind, entry.inode.info.size)
                 cookie, taken = entry.cookie, taken + 1
+            vfs.record_told(handle, cookie)
         return found
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        key=st.sampled_from(DIRECTORIES),
+        told=st.integers(1, 3),
+        changed=st.sampled_from(KEYS),
+        is_put=st.booleans(),
+    )
+    def list_while_the_server_dies(self, name: str, key: str, told: int, changed: str, is_put: bool) -> None:
+        """A reader in the midst of a directory goes on: what is there all the time comes once, nothing comes twice."""
+        inode = self._find(name, key)
+        if inode is None or inode.info.kind is not Kind.DIRECTORY:
+            return
+        mounted = self.aliases[name]
+        states = self._allowed(mounted)
+        try:
+            before, cookie = self.portal.call(self._read_once, inode.number, 0, told)
+            _ = self.put(mounted.url, changed, 1) if is_put else self.remove(mounted.url, changed)
+            self.the_server_dies("none", 0)
+            names = [*before]
+            while before:
+                before, cookie = self.portal.call(self._read_once, inode.number, cookie, 2)
+                names += before
+        except StoreError:
+            assert self.places[mounted.url].down, "an error though the store is there"
+            return
+        except (NotFound, NotADirectory):
+            assert any(answer(tree, key) != (Kind.DIRECTORY, 0) for tree in [*states, self.places[mounted.url].now])
+            return
+        trees = [children(tree, key) for tree in [*states, self.places[mounted.url].now]]
+        assert len(names) == len(set(names)), "a name twice"
+        assert set.intersection(*map(set, trees)) <= set(names) <= set.union(*map(set, trees))
+
+    async def _read_once(self, number: InodeNo, cookie: int, at_once: int) -> tuple[list[str], int]:
+        vfs, names = self.world.vfs, []
+        for entry in await vfs.readdir(HandleNo(number), cookie):
+            if len(names) == at_once:
+                vfs.drop_unused(entry)
+                break
+            vfs.count_lookup(entry)
+            self._tell(entry.inode)
+            names.append(entry.name.decode())
+            cookie = entry.cookie
+        vfs.record_told(HandleNo(number), cookie)
+        return names, cookie
 
     @rule()
     def list_root(self) -> None:
@@ -381,7 +506,10 @@ class VfsMachine(RuleBasedStateMachine):
         etags = {inode.info.etag}
         versions = {tree[key] for tree in [*(tree for _, tree in place.past), place.now] if key in tree}
         content = next(content for content in versions if _etag(content) in etags)
-        return Reader(inode.number, inode.volume, mounted.url, key, content, len(place.past), self.generation)
+        number, states = inode.number, len(place.past)
+        reader = Reader(number, inode.volume, mounted.url, key, content, states, self.generation, name)
+        self.live.append(reader)
+        return reader
 
     @rule(reader=readers, start=st.floats(0, 1), size=st.sampled_from((1, 4096, 131072, 10 * BLOCK_BYTES)))
     def read(self, reader: Reader | None, start: float, size: int) -> None:
@@ -397,11 +525,11 @@ class VfsMachine(RuleBasedStateMachine):
                 tree.get(reader.key) != reader.content or answer(tree, reader.key) != (Kind.FILE, len(reader.content))
                 for tree in states
             )
-            assert reader.volume.retired or changed, "stale, though it did not change"
+            assert reader.volume.retired or changed or reader.is_doubtful, "stale, though it did not change"
         except StoreError:
             assert place.down, "an error though the store is there"
         else:
-            assert not reader.volume.retired
+            assert not reader.volume.retired or reader.is_doubtful
             assert bytes(memoryview(content)) == reader.content[offset : offset + size], "other bytes"
 
     @rule(really=st.integers(0, 3))
@@ -409,10 +537,12 @@ class VfsMachine(RuleBasedStateMachine):
         """The kernel closes all files and forgets everything."""
         if really:
             return
-        self.portal.call_sync(self.world.vfs.forget, list(self.lookups.items()))
-        self.lookups = {}
-        self.generation += 1
-        assert self.world.vfs.statistics().inodes == 1
+        self.portal.call_sync(self.world.vfs.forget, [*self.lookups.items(), *self.lost.items()])
+        told, undead = self.told, self.undead
+        self.kernel_knows_nothing()
+        self.told, self.undead = told, undead
+        assert self._inodes_held().keys() <= undead
+        assert undead or self.world.vfs.statistics().inodes == 1
 
     # always
 
@@ -432,6 +562,11 @@ def _registry(aliases: list[Any]) -> Any:
     from aliasfs.registry import Registry
 
     return Registry(aliases)
+
+
+def _identity(inode: Any) -> object:
+    info = inode.info
+    return inode.volume.store.target, info.key, info.kind, info.size, info.etag
 
 
 def _etag(content: bytes) -> str:

@@ -57,12 +57,16 @@ class World:
         self.log = NodeLog.open(self.nodes, session, self.generation) if self.nodes is not None else None
         self.vfs = Vfs(self._open_volume, SETTINGS, self.log)
 
-    async def crash(self, *aliases: Alias) -> None:
-        """Let the server die without a word and the next one take over *aliases*, or those of the beginning."""
+    async def die(self) -> None:
+        """Let the server end without a word to anyone but the interpreter."""
         for volume in self.vfs.volumes.values():
             await volume.catalog.aclose()
             if isinstance(volume.store, LocalStore):
                 await volume.store.aclose()
+
+    async def crash(self, *aliases: Alias) -> None:
+        """Let the server die and the next one take over *aliases*, or those of the beginning."""
+        await self.die()
         self.begin()
         await self.mount(*aliases)
 

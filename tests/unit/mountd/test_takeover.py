@@ -162,6 +162,14 @@ async def test_an_alias_that_pointed_elsewhere_meanwhile_takes_nothing_over(worl
     assert await _bytes(world, again) == b"0123456789"
 
 
+async def test_an_alias_that_is_set_back_between_two_servers_takes_nothing_over(world: World) -> None:
+    number = await world.number("R/top")
+    await world.mount(remote("R", url="memory://t"), remote("S"))
+    await world.crash()
+    await _is_stale(world, number)
+    assert await world.read("R/top") == b"0123456789"
+
+
 async def test_an_alias_that_is_gone_takes_nothing_over_even_when_it_comes_back(world: World) -> None:
     number = await world.number("R/top")
     await world.crash(remote("S"))
