@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
-from support.worlds import SETTINGS, World, local, remote
+from support.restarts import bytes_of, check_stale
+from support.worlds import SETTINGS, World, remote
 from trio.testing import MockClock
 
 from aliasfs.errors import ConfigError, NotFound, StaleObject
@@ -31,22 +31,6 @@ async def world(tmp_path: Path, autojump_clock: MockClock) -> World:
     return world
 
 
-async def _bytes(world: World, number: int, offset: int = 0, size: int = 100) -> bytes:
-    return bytes(memoryview(await world.vfs.read(HandleNo(number), offset, size)))
-
-
-async def _is_stale(world: World, number: InodeNo) -> None:
-    """Check that nothing at all can be had under *number*."""
-    vfs = world.vfs
-    for ask in (vfs.getattr, vfs.opendir, vfs.readlink, lambda number: vfs.open(number, os.O_RDONLY)):
-        with pytest.raises(StaleObject):
-            await ask(number)
-    with pytest.raises(StaleObject):
-        await vfs.read(HandleNo(number), 0, 1)
-    with pytest.raises(StaleObject):
-        await vfs.lookup(number, b"a")
-
-
 # files
 
 
@@ -55,7 +39,7 @@ async def test_an_open_file_reads_on(world: World) -> None:
     numbers = [await world.number(path) for path in paths]
     for _ in range(3):
         await world.crash()
-        assert [await _bytes(world, number) for number in numbers] == [b"0123456789", b"first", b"0123456789"]
+        assert [await bytes_of(world, number) for number in numbers] == [b"0123456789", b"first", b"0123456789"]
         assert [await world.number(path) for path in paths] == numbers
         assert world.vfs.statistics().restored == 6
 
@@ -65,7 +49,7 @@ async def test_an_open_file_is_the_version_that_was_opened(world: World) -> None
     world.store().put("top", b"other bytes")
     await world.crash()
     with pytest.raises(StaleObject):
-        await _bytes(world, number)
+        await bytes_of(world, number)
     assert await world.number("R/top") != number
     assert await world.read("R/top") == b"other bytes"
 
@@ -94,7 +78,7 @@ async def test_without_the_file_what_was_open_is_stale_and_no_other_file(world: 
     assert world.nodes is not None
     world.nodes.unlink()
     await world.crash()
-    await _is_stale(world, number)
+    await check_stale(world, number)
     assert await world.number("R/top") != number
 
 
@@ -102,7 +86,7 @@ async def test_another_mount_takes_nothing_over(world: World) -> None:
     number = await world.number("R/top")
     world.begin(session="another")
     await world.mount()
-    await _is_stale(world, number)
+    await check_stale(world, number)
 
 
 async def test_what_the_kernel_has_forgotten_is_not_taken_over(world: World) -> None:
@@ -111,10 +95,10 @@ async def test_what_the_kernel_has_forgotten_is_not_taken_over(world: World) -> 
     await world.crash()
     world.vfs.forget([(number, 1), (999, 1)])
     await world.crash()
-    assert await _bytes(world, number) == b"0123456789"
+    assert await bytes_of(world, number) == b"0123456789"
     world.vfs.forget([(number, 1), (number, 1)])
     await world.crash()
-    await _is_stale(world, number)
+    await check_stale(world, number)
 
 
 async def test_a_clean_end_leaves_as_much_as_a_crash(world: World) -> None:
@@ -122,7 +106,7 @@ async def test_a_clean_end_leaves_as_much_as_a_crash(world: World) -> None:
     await world.vfs.aclose()
     world.begin()
     await world.mount()
-    assert await _bytes(world, number) == b"0123456789"
+    assert await bytes_of(world, number) == b"0123456789"
 
 
 async def test_without_a_file_nothing_is_written_and_nothing_taken_over(autojump_clock: MockClock) -> None:
@@ -142,12 +126,12 @@ async def test_an_alias_that_points_elsewhere_now_takes_nothing_over(world: Worl
     number, other = await world.number("R/top"), await world.number("S/top")
     world.store("T").put("top", b"elsewhere!")
     await world.crash(remote("R", url="memory://t"), remote("S"))
-    await _is_stale(world, number)
-    assert await _bytes(world, other) == b"0123456789"
+    await check_stale(world, number)
+    assert await bytes_of(world, other) == b"0123456789"
     assert await world.read("R/top") == b"elsewhere!"
     await world.crash()
-    await _is_stale(world, number)
-    assert await _bytes(world, other) == b"0123456789"
+    await check_stale(world, number)
+    assert await bytes_of(world, other) == b"0123456789"
 
 
 async def test_an_alias_that_pointed_elsewhere_meanwhile_takes_nothing_over(world: World) -> None:
@@ -156,34 +140,34 @@ async def test_an_alias_that_pointed_elsewhere_meanwhile_takes_nothing_over(worl
     await world.mount(remote("R"), remote("S"))
     again = await world.number("R/top")
     with pytest.raises(StaleObject):
-        await _bytes(world, number)
+        await bytes_of(world, number)
     await world.crash()
-    await _is_stale(world, number)
-    assert await _bytes(world, again) == b"0123456789"
+    await check_stale(world, number)
+    assert await bytes_of(world, again) == b"0123456789"
 
 
 async def test_an_alias_that_is_set_back_between_two_servers_takes_nothing_over(world: World) -> None:
     number = await world.number("R/top")
     await world.mount(remote("R", url="memory://t"), remote("S"))
     await world.crash()
-    await _is_stale(world, number)
+    await check_stale(world, number)
     assert await world.read("R/top") == b"0123456789"
 
 
 async def test_an_alias_that_is_gone_takes_nothing_over_even_when_it_comes_back(world: World) -> None:
     number = await world.number("R/top")
     await world.crash(remote("S"))
-    await _is_stale(world, number)
+    await check_stale(world, number)
     await world.mount(remote("R"), remote("S"))
-    await _is_stale(world, number)
+    await check_stale(world, number)
     await world.crash()
-    await _is_stale(world, number)
+    await check_stale(world, number)
 
 
 async def test_an_alias_with_another_ttl_is_the_same(world: World) -> None:
     number = await world.number("R/top")
     await world.crash(remote("R", ttl_s=5), remote("S"))
-    assert await _bytes(world, number) == b"0123456789"
+    assert await bytes_of(world, number) == b"0123456789"
 
 
 # directories
@@ -307,10 +291,10 @@ async def test_it_is_written_anew_with_all_that_lives(world: World, autojump_clo
     world.store().remove("many/00000")
     await world.crash()
     assert world.vfs.statistics().inodes == inodes
-    assert await _bytes(world, number) == b"0123456789"
+    assert await bytes_of(world, number) == b"0123456789"
     assert first + await _read_rest(world, many, cookie) == [f"{at:05}" for at in range(count)]
     world.vfs.forget([(number, 1)])
-    await _is_stale(world, number)
+    await check_stale(world, number)
 
 
 async def test_what_happens_while_it_is_written_anew_is_not_lost(world: World) -> None:
@@ -350,90 +334,8 @@ async def test_a_file_that_could_not_be_written_is_written_when_there_is_room(
     with trio.move_on_after(2.5 * LOOK_EVERY_S):
         await world.vfs.compact_nodes()
     await world.crash()
-    assert await _bytes(world, number) == b"1"
+    assert await bytes_of(world, number) == b"1"
     assert caplog.text.count("cannot be written") == 1
-
-
-# local files: what is on the disk now decides
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    (root / "dir").mkdir(parents=True)
-    (root / "file").write_bytes(b"0123456789")
-    (root / "dir" / os.fsdecode(b"\xff\n")).write_bytes(b"odd")
-    return root
-
-
-@pytest.fixture
-async def on_disk(root: Path, tmp_path: Path) -> AsyncIterator[World]:
-    world = World(local("L", root, ttl_s=1000), nodes=tmp_path / "table.nodes")
-    await world.mount()
-    yield world
-    await world.vfs.aclose()
-
-
-async def test_an_open_local_file_reads_on(on_disk: World) -> None:
-    paths = ("L/file", os.fsdecode(b"L/dir/\xff\n"))
-    numbers = [await on_disk.number(path) for path in paths]
-    attrs = [await on_disk.vfs.getattr(number) for number in numbers]
-    await on_disk.crash()
-    assert [await _bytes(on_disk, number) for number in numbers] == [b"0123456789", b"odd"]
-    assert [(await on_disk.vfs.getattr(number))._replace(valid_s=0) for number in numbers] == [
-        attr._replace(valid_s=0) for attr in attrs
-    ]
-    assert [await on_disk.number(path) for path in paths] == numbers
-
-
-async def test_a_local_file_that_grew_meanwhile_is_read_to_its_new_end(on_disk: World, root: Path) -> None:
-    number = await on_disk.number("L/file")
-    with (root / "file").open("ab") as file:
-        file.write(b"abc")
-    await on_disk.crash()
-    assert await _bytes(on_disk, number) == b"0123456789abc"
-    with (root / "file").open("ab") as file:
-        file.write(b"def")
-    await on_disk.crash()
-    assert (await on_disk.vfs.getattr(number)).size == 16
-
-
-async def test_a_local_file_that_was_replaced_meanwhile_is_stale(on_disk: World, root: Path) -> None:
-    number = await on_disk.number("L/file")
-    (root / "fresh").write_bytes(b"abcdefghij")
-    (root / "fresh").rename(root / "file")
-    await on_disk.crash()
-    await _is_stale(on_disk, number)
-    assert await on_disk.read("L/file") == b"abcdefghij"
-
-
-async def test_a_local_file_or_directory_that_was_deleted_meanwhile_is_stale(on_disk: World, root: Path) -> None:
-    number, directory = await on_disk.number("L/file"), await on_disk.number("L/dir")
-    (root / "file").unlink()
-    (root / "dir").rename(root / "moved")
-    await on_disk.crash()
-    await _is_stale(on_disk, number)
-    await _is_stale(on_disk, directory)
-
-
-async def test_a_local_file_that_was_renamed_and_seen_is_found_again(on_disk: World, root: Path) -> None:
-    number = await on_disk.number("L/file")
-    (root / "file").rename(root / "renamed")
-    assert await on_disk.number("L/renamed") == number
-    await on_disk.crash()
-    assert await _bytes(on_disk, number) == b"0123456789"
-
-
-async def test_two_names_of_one_local_file_are_forgotten_together(on_disk: World, root: Path) -> None:
-    (root / "dir" / "one").write_bytes(b"1")
-    (root / "dir" / "two").hardlink_to(root / "dir" / "one")
-    await on_disk.names("L/dir")
-    number = await on_disk.number("L/dir/one")
-    await on_disk.crash()
-    on_disk.vfs.forget([(number, 2)])
-    assert await _bytes(on_disk, number) == b"1"
-    on_disk.vfs.forget([(number, 1)])
-    await _is_stale(on_disk, number)
 
 
 # who serves
@@ -457,4 +359,4 @@ async def test_a_configuration_that_cannot_be_mounted_takes_nothing_from_the_nex
     with pytest.raises(ConfigError):
         await world.mount(remote("R"), remote("BAD"))
     await world.mount()
-    assert await _bytes(world, number) == b"0123456789"
+    assert await bytes_of(world, number) == b"0123456789"
