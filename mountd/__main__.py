@@ -20,7 +20,7 @@ import trio
 
 from aliasfs.errors import AliasfsError, exit_code
 from mountd import stacks
-from mountd.exhaustion import end_out_of_memory, is_out_of_memory
+from mountd.exhaustion import end_out_of_memory, end_when_seen_anywhere, is_out_of_memory
 from mountd.link import Link
 from mountd.settings import ServeOptions
 
@@ -109,6 +109,7 @@ def _serve(given: argparse.Namespace) -> int:
     try:
         config = options.load()
         _log_to_stderr(config.daemon.log_level)
+        end_when_seen_anywhere()
         from mountd.serve import load_libraries, serve
 
         if given.load_all:

@@ -7,8 +7,13 @@ a new server answers it. Relies on the state of the disk cache being good at any
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import sys
+import threading
+from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import NoReturn
 
 EXIT_OUT_OF_MEMORY = 70
@@ -46,6 +51,46 @@ def _says_so(error: BaseException) -> bool:
     if isinstance(error, ImportError):
         return os.strerror(errno.ENOMEM) in str(error)
     return isinstance(error, MemoryError)
+
+
+def end_when_seen_anywhere() -> None:
+    """End this process also for a lack of memory that nobody handles: in a callback, a destructor, a thread, a log.
+
+    Libraries swallow what is raised in their callbacks (asyncio logs it, pyo3 gives it to `sys.excepthook`), and
+    whoever waits for the result would wait for ever.
+    """
+    at_top, at_thread, unraisable = sys.excepthook, threading.excepthook, sys.unraisablehook
+
+    def seen(error: BaseException | None) -> None:
+        if error is not None and is_out_of_memory(error):
+            end_out_of_memory()
+
+    def on_top(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        seen(error)
+        at_top(kind, error, trace)
+
+    def on_thread(args: threading.ExceptHookArgs) -> None:
+        seen(args.exc_value)
+        at_thread(args)
+
+    def on_unraisable(args: sys.UnraisableHookArgs) -> None:
+        seen(args.exc_value)
+        unraisable(args)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = on_top, on_thread, on_unraisable
+    logging.getLogger().addHandler(_Seer(seen))
+
+
+class _Seer(logging.Handler):
+    """Shows *seen* every exception that is logged."""
+
+    def __init__(self, seen: Callable[[BaseException | None], None]) -> None:
+        super().__init__(logging.DEBUG)
+        self._seen = seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self._seen(record.exc_info[1])
 
 
 def end_out_of_memory() -> NoReturn:

@@ -117,3 +117,39 @@ def test_a_server_that_really_runs_out_of_memory_in_a_request_ends_without_an_an
     )
     assert ran.returncode == EXIT_OUT_OF_MEMORY, ran.stderr
     assert "out of memory" in ran.stderr.splitlines()[-1]
+
+
+UNHANDLED = {
+    "in a thread": "threading.Thread(target=lack).start(); time.sleep(10)",
+    "in a destructor": "type('T', (), {'__del__': lambda self: lack()})()",
+    "at the top": "lack()",
+    "in a callback of asyncio": "asyncio.run(callback())",
+    "in a log": "log()",
+}
+
+
+@pytest.mark.parametrize("statement", UNHANDLED.values(), ids=UNHANDLED)
+def test_a_lack_that_nobody_handles_ends_the_process(statement: str) -> None:
+    program = f"""
+import asyncio, logging, threading, time
+from mountd.exhaustion import end_when_seen_anywhere
+
+def lack():
+    raise MemoryError
+
+async def callback():
+    asyncio.get_running_loop().call_soon(lack)
+    await asyncio.sleep(10)
+
+def log():
+    try:
+        lack()
+    except MemoryError:
+        logging.getLogger("x").exception("it failed")
+
+end_when_seen_anywhere()
+{statement}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    assert done.returncode == EXIT_OUT_OF_MEMORY, done.stderr
+    assert b"out of memory" in done.stderr
