@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from mountd import oomscore
+from mountd.chronicle import Chronicle
 from mountd.deaths import Death, Deaths, Verdict
 from mountd.events import ENDED_ONLY, Events
 from mountd.fusemount import MountFailed
@@ -76,15 +77,13 @@ class Keeper:
         self._wish: Program | None = None
         self._server: ServerProcess | None = None
         self._candidate: ServerProcess | None = None
-        self._state, self._said = "starting", "starting"
+        self._chronicle = Chronicle(self._kernel, self._deaths, manager)
         self._is_first_start = True
         self._hang_s, self._options = 30.0, "ro"
         self._is_wanted = False
         self._stop_by: float | None = None
         self.keeps_mount = False
         self._next_start = 0.0
-        self._paused_at: float | None = None
-        self._pause_s = 0.0
         self._code: int | None = None
         self._oom_score = oomscore.become_unlikely_victim()
 
@@ -175,8 +174,8 @@ class Keeper:
         if server is not self._candidate:
             self._open(server)
         elif self._server is not None:
-            self._paused_at = time.monotonic()
-            self._state = "replacing"
+            self._chronicle.pause()
+            self._chronicle.say("replacing", "another server takes over")
             self._server.is_draining = True
             self._server.say(do="drain")
         else:
@@ -213,18 +212,16 @@ class Keeper:
             os.close(refusing)
 
     def _ready(self, server: ServerProcess, said: dict[str, Any]) -> None:
-        server.ready_at = now = time.monotonic()
+        server.ready_at = time.monotonic()
         self.program = server.program
         self._is_first_start = False
-        self._pause_s = now - self._paused_at if self._paused_at is not None else 0.0
-        self._paused_at = None
-        self._state = "serving"
+        self._chronicle.resume()
         self._vigil.begin()
         log.info("the server (pid %d, version %s) serves", server.pid, server.version)
-        self._say(str(said.get("status", "serving")))
+        self._chronicle.say("serving", str(said.get("status", "serving")))
         self._manager.tell("READY=1")
         self._starter.tell(ready=True)
-        self._reception.answer(ok=True, pid=server.pid, version=server.version, pause_s=round(self._pause_s, 3))
+        self._reception.answer(ok=True, pid=server.pid, version=server.version, pause_s=self._chronicle.pause_s)
 
     # a server goes
 
@@ -240,7 +237,7 @@ class Keeper:
             return
         self._server = None
         if server.has_kernel:
-            self._paused_at = self._paused_at or time.monotonic()
+            self._chronicle.pause()
         if self._kernel.has_ended():
             self._connection_ended()
         elif not self.is_stopping and self._candidate is not None and server.is_draining:
@@ -268,8 +265,7 @@ class Keeper:
             return
         if verdict is Verdict.MOUNT_ANEW:
             self._mount_anew("several servers in a row hung")
-        self._state = "replacing"
-        self._say(f"the server died ({death.why}); another one is being started")
+        self._chronicle.say("replacing", f"the server died ({death.why}); another one is being started")
 
     def _end_before_it_began(self, why: str, exit_code: int) -> None:
         """Tell the starter that there will be no mount, and end."""
@@ -280,13 +276,13 @@ class Keeper:
 
     def _fail(self, why: str) -> None:
         """Answer everything with EIO, rather than hang, until a server comes that stays."""
-        self._state = "failing"
         self._next_start = time.monotonic() + RETRY_S
-        self._say(
+        sentence = (
             f"{self._deaths.quick_in_row} servers in a row died at once ({why}): every request is answered with EIO; "
             f"mend that, then 'aliasfs restart {self._given.point}'"
         )
-        log.error("%s", self._said)
+        self._chronicle.say("failing", sentence)
+        log.error("%s", sentence)
         if self._kernel.fd is not None:
             self._events.watch(self._kernel.begin_to_refuse(), self._refuse_next)
 
@@ -313,7 +309,7 @@ class Keeper:
         elif server.killed_at is not None or server.hung:
             return
         elif server.is_draining:
-            if now > (self._paused_at or now) + (DRAIN_S if self._kernel.resends else self._hang_s):
+            if now > self._chronicle.pause() + (DRAIN_S if self._kernel.resends else self._hang_s):
                 log.info("the server (pid %d) takes long to finish and is ended", server.pid)
                 server.kill()
         elif self._vigil.hangs(server.ready_at, self._hang_s):
@@ -322,7 +318,7 @@ class Keeper:
 
     def _end_hanging(self, server: ServerProcess) -> None:
         self._vigil.pause()
-        self._paused_at = self._paused_at or time.monotonic()
+        self._chronicle.pause()
         server.end_hanging()
 
     def _mount_anew(self, why: str) -> None:
@@ -345,23 +341,7 @@ class Keeper:
 
     def status(self) -> dict[str, Any]:
         """Return all facts, for the door."""
-        server, deaths = self._server, self._deaths
-        return {
-            "pid": os.getpid(),
-            "state": "stopping" if self.is_stopping else self._state,
-            "server_pid": server.pid if server else 0,
-            "version": server.version if server else "",
-            "said": self._said,
-            "generation": self._kernel.generation,
-            "deaths": deaths.all,
-            "hangs": deaths.hangs,
-            "last_death": deaths.last,
-            "last_death_at": deaths.last_at,
-            "resend": self._kernel.resends,
-            "device": self._kernel.device,
-            "pause_s": round(self._pause_s, 3),
-            "systemd": bool(self._manager),
-        }
+        return self._chronicle.facts(self._server)
 
     def replace(self, program: Program) -> None:
         """Begin a planned restart: the new server loads what it needs while the old one serves."""
@@ -410,6 +390,7 @@ class Keeper:
 
     def _begin_to_stop(self) -> None:
         self._stop_by = time.monotonic() + STOP_S
+        self._chronicle.say("stopping", "the mount is being left" if self.keeps_mount else "unmounting")
         self._manager.tell("STOPPING=1")
         self._reception.answer(ok=False, error="the mount is being taken away", exit=TEMPORARY)
         if self._candidate is not None:
@@ -438,7 +419,3 @@ class Keeper:
         self._starter.tell(ready=False, error="the mount was taken away before it was ready", exit=TEMPORARY)
         if self._is_first_start:
             self._kernel.detach()
-
-    def _say(self, sentence: str) -> None:
-        self._said = sentence
-        self._manager.show(sentence)
