@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 PointArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="POINT", show_default=False, help="The mount point; mount.point of the configuration when left out."
+        parser=Path,  # typer's own looks at the path, and waits for a mount that does not answer
+        metavar="POINT",
+        show_default=False,
+        help="The mount point; mount.point of the configuration when left out.",
     ),
 ]
 MountedArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="POINT", show_default=False, help="The mount point; your only mount when left out."),
+    typer.Argument(
+        parser=Path, metavar="POINT", show_default=False, help="The mount point; your only mount when left out."
+    ),
 ]
 
 

@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
 
 def status(
     point: Annotated[
-        Path | None, typer.Argument(metavar="POINT", show_default=False, help="One mount; all of yours when left out.")
+        Path | None,
+        typer.Argument(parser=Path, metavar="POINT", show_default=False, help="One mount; all of yours when left out."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
