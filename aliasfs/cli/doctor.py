@@ -243,12 +243,15 @@ def _mounts() -> list[Finding]:
 
 
 def _mount(mount: Mount) -> Iterator[Finding]:
-    from aliasfs.keeperdoor import keeper_of
+    from aliasfs.keeperdoor import keeper_of, why_no_keeper
 
     keeper = keeper_of(mount.point) if mount.owner == os.geteuid() else None
-    yield _root(mount, keeper)
+    root = _root(mount, keeper)
+    yield root
     if keeper is not None:
         yield _keeper(mount.point, keeper)
+    elif root.level == "ok":
+        yield Finding(f"keeper {mount.point}", "warn", why_no_keeper(mount.point))
 
 
 def _root(mount: Mount, keeper: KeeperStatus | None) -> Finding:
@@ -258,9 +261,9 @@ def _root(mount: Mount, keeper: KeeperStatus | None) -> Finding:
     if keeper is not None and keeper.state == "failing":
         return Finding(check, "fail", f"answers everything with an error; {keeper.said}", 69)
     match pulse(mount):
-        case Pulse.DEAD:
+        case Pulse.DEAD if keeper is None:
             return Finding(check, "fail", f"dead: its daemon is gone; run 'aliasfs umount --force {quoted}'", 69)
-        case Pulse.HANGING:
+        case Pulse.DEAD | Pulse.HANGING:
             mend = "aliasfs doctor --unhang" if keeper is not None else "aliasfs umount --force"
             return Finding(check, "fail", f"does not answer; run '{mend} {quoted}'", 69)
     return _daemon(mount, check)

@@ -135,7 +135,9 @@ def test_mounts_with_a_daemon(tmp_path: Path) -> None:
     mount = Mount(tmp_path, "fuse.aliasfs", "aliasfs", "0:9", os.geteuid())
     backend = FakeBackend(point=str(tmp_path))
     with served(backend):
-        assert [finding.level for finding in doctor._mount(mount)] == ["ok"]
+        root, keeper = doctor._mount(mount)
+        assert (root.level, keeper.level) == ("ok", "warn")
+        assert "is served without a keeper" in keeper.said
         backend.cache = wire.CacheStatus(state="failed", reason="disk full")
         assert ["trouble in its cache" in finding.said for finding in doctor._mount(mount)] == [True]
         backend.failure = KeyError("bug")
