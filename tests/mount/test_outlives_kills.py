@@ -31,6 +31,7 @@ CACHE_BYTES = 9_000_000
 """About half of what is read, so that it comes from memory, disk and store in turn."""
 
 SETTLED_S = 2.0
+SPARE_BYTES, STARVED_S = 4 << 20, 6.0
 STORE_AWAY_S = 20.0
 STORE_COMPLAINTS = ("is down", "Store(Unavailable|Timeout|Error)")
 
@@ -86,7 +87,7 @@ def test_servers_that_hang(steady: Callable[..., Mounted], lake: Lake, tell: Tel
     """Between two of them the mount answers for long enough that it does not take them for a row."""
     hang_timeout_s = 6.0
     mounted = steady(140, daemon={"hang_timeout": hang_timeout_s, "request_timeout": 5.0})
-    mounted.expect("did not answer for", *STORE_COMPLAINTS)
+    mounted.expect("the server hangs", *STORE_COMPLAINTS)
 
     def hang() -> int:
         time.sleep(hang_timeout_s)
@@ -97,26 +98,27 @@ def test_servers_that_hang(steady: Callable[..., Mounted], lake: Lake, tell: Tel
 
 @pytest.mark.timeout(150)
 def test_servers_without_memory(steady: Callable[..., Mounted], lake: Lake, tell: Telling) -> None:
-    """What `ulimit -v` does, to a server that runs."""
+    """What `ulimit -v` does, to a server that has just begun and has little memory of its own yet."""
     mounted = steady(140)
     mounted.expect("[Mm]emory", "Traceback", "new thread", *STORE_COMPLAINTS)
-    deaths = mounted.ask("status")["deaths"]
+    starved = 0
 
     def starve() -> int:
-        pid = mounted.kill_server(0)
-        facts = Path(f"/proc/{pid}/status").read_text()
-        size = int(re.findall(r"VmSize:\s+(\d+) kB", facts)[0]) * 1024
-        resource.prlimit(pid, resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))
-        deadline = time.monotonic() + 6
+        nonlocal starved
+        pid = mounted.wait_serving(instead_of=mounted.kill_server())["server_pid"]
+        size_kb = int(re.findall(r"VmSize:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0])
+        resource.prlimit(pid, resource.RLIMIT_AS, (size_kb * 1024 + SPARE_BYTES, resource.RLIM_INFINITY))
+        deadline = time.monotonic() + STARVED_S
         while mounted.server_pid == pid and time.monotonic() < deadline:
             time.sleep(0.05)
         if mounted.server_pid != pid:
-            return pid
+            starved += 1
+            return int(pid)
         resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return 0  # it got by with what it had
 
     _suffer(mounted, lake, tell, ("memory exhaustion", 6), starve)
-    assert mounted.ask("status")["deaths"] > deaths, "no server ever ran out of memory"
+    assert starved, "no server ever ran out of memory"
 
 
 def _suffer(
