@@ -20,7 +20,7 @@ import trio
 
 from aliasfs.errors import AliasfsError, exit_code
 from mountd import stacks
-from mountd.exhaustion import end_out_of_memory, end_when_seen_anywhere, is_out_of_memory
+from mountd.exhaustion import end_out_of_memory, end_when_seen_anywhere, for_want_of_memory
 from mountd.link import Link
 from mountd.settings import ServeOptions
 
@@ -116,7 +116,7 @@ def _serve(given: argparse.Namespace) -> int:
             load_libraries(config.registry.values())
         trio.run(serve, options, config, link, socket.socket(fileno=given.control_fd))
     except Exception as exc:
-        if is_out_of_memory(exc):
+        if for_want_of_memory(exc):
             end_out_of_memory()
         error = _expected(exc)
         if error is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import sys
 import threading
@@ -17,6 +18,9 @@ from types import TracebackType
 from typing import NoReturn
 
 EXIT_OUT_OF_MEMORY = 70
+
+ROOM_BYTES = 32 << 20
+"""Address space without which a server cannot go on: a thread's stack takes 8 MiB, the buffer of a read up to 4."""
 
 _SAID = b"CRITICAL mountd.exhaustion: out of memory: this server ends, and a new one answers what it was asked\n"
 _STANDARD_ERROR = 2
@@ -53,6 +57,21 @@ def _says_so(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
+def for_want_of_memory(error: BaseException) -> bool:
+    """Say whether *error* came of a lack of memory, also where it has lost all words for that.
+
+    C code under pressure raises what it likes ("error return without exception set"). So when something has gone
+    wrong, it is tried whether there is room at all; some microseconds, on errors alone.
+    """
+    if is_out_of_memory(error):
+        return True
+    try:
+        mmap.mmap(-1, ROOM_BYTES).close()
+    except OSError:
+        return True
+    return False
+
+
 def end_when_seen_anywhere() -> None:
     """End this process also for a lack of memory that nobody handles: in a callback, a destructor, a thread, a log.
 
@@ -62,7 +81,7 @@ def end_when_seen_anywhere() -> None:
     at_top, at_thread, unraisable = sys.excepthook, threading.excepthook, sys.unraisablehook
 
     def seen(error: BaseException | None) -> None:
-        if error is not None and is_out_of_memory(error):
+        if error is not None and for_want_of_memory(error):
             end_out_of_memory()
 
     def on_top(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -25,7 +25,7 @@ from typing_extensions import Buffer
 
 from aliasfs.errors import AliasfsError, NoAttribute, NotFound, NotSupported, StoreError, StoreTimeout
 from mountd.errnos import errno_of
-from mountd.exhaustion import end_out_of_memory, is_out_of_memory
+from mountd.exhaustion import end_out_of_memory, for_want_of_memory
 from mountd.inodes import InodeNo
 from mountd.vfs import NAME_MAX, HandleNo, Vfs
 from mountd.volumes import Attr
@@ -72,6 +72,8 @@ def replies(handler: Handler[P, T]) -> Handler[P, T]:
         except (NotFound, NoAttribute, NotSupported) as exc:
             raise FUSEError(errno_of(exc)) from exc
         except Exception as exc:
+            # A server that comes down answers nothing any more: what it was asked is asked of the next one.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise FUSEError(self._failed(request, exc)) from exc
         finally:
             del self._at_work[scope]
@@ -134,7 +136,7 @@ class Ops(pyfuse3.Operations):
 
     def _failed(self, request: Request, error: Exception) -> int:
         """Count and log what went wrong; return the errno. Does not return when memory has run out."""
-        if is_out_of_memory(error):
+        if for_want_of_memory(error):
             self._out_of_memory()
         code = errno_of(error)
         self.errors[errno.errorcode[code]] += 1

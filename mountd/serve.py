@@ -29,7 +29,7 @@ from mountd.catalog import Catalog, CatalogSettings
 from mountd.control import serve_control
 from mountd.daemon import Daemon
 from mountd.disk import CacheDisk
-from mountd.exhaustion import end_out_of_memory, is_out_of_memory
+from mountd.exhaustion import end_out_of_memory, for_want_of_memory
 from mountd.inodes import ROOT_INODE
 from mountd.keeperdoor import NODES_SUFFIX
 from mountd.kernel import mount_options, raise_limits
@@ -206,7 +206,7 @@ async def _dispensable(mover: Callable[[], Awaitable[None]]) -> None:
     try:
         await mover()
     except Exception as exc:
-        if is_out_of_memory(exc):
+        if for_want_of_memory(exc):
             end_out_of_memory()
         log.exception("a bug in aliasfs: %s has ended, the mount goes on without it", mover)
 
@@ -232,6 +232,8 @@ def load_libraries(aliases: Iterable[Alias]) -> None:
     try:
         preload([alias for alias in aliases if not alias.is_local])
     except ImportError as exc:
+        if for_want_of_memory(exc):
+            end_out_of_memory()
         log.warning("a storage library cannot be loaded: %s", exc)
 
 

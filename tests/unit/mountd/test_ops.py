@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import stat
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import pyfuse3
 import pytest
@@ -19,6 +19,7 @@ from aliasfs.errors import StoreTimeout, StoreUnavailable
 from mountd.blocks import BlockCache
 from mountd.inodes import ROOT_INODE
 from mountd.ops import Ops, replies
+from mountd.vfs import Vfs
 
 ROOT = pyfuse3.InodeT(ROOT_INODE)
 
@@ -181,3 +182,22 @@ def test_every_handler_that_may_fail_turns_errors_into_replies() -> None:
     }
     assert bare == {"forget", "flush", "release", "releasedir"}
     assert callable(replies)
+
+
+class _Falling:
+    """A file system that comes down while it is asked, and says so in its own words."""
+
+    async def getattr(self, number: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise StoreUnavailable("the cache is closing")
+
+
+async def test_a_server_that_comes_down_answers_nothing() -> None:
+    ops = Ops(cast(Vfs, _Falling()))
+    with trio.CancelScope() as server:
+        server.cancel()
+        await ops.getattr(cast(Any, 2), cast(Any, None))
+    assert server.cancelled_caught, "an answer is an error to whoever asked, where the next server has a better one"
+    assert not ops.errors
