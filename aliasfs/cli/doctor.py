@@ -75,7 +75,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     point: Annotated[
         Path | None,
-        typer.Argument(metavar="POINT", show_default=False, help="For --unhang; your only mount when left out."),
+        typer.Argument(
+            parser=Path, metavar="POINT", show_default=False, help="For --unhang; your only mount when left out."
+        ),
     ] = None,
     unhang: Annotated[
         bool, typer.Option("--unhang", help="Make a mount that hangs answer again, by a new server or a new mount.")
