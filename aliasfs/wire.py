@@ -171,11 +171,17 @@ class Rates(Answer):
 
 
 class KernelStatus(Answer):
-    """The kernel's requests since the start, per operation; *errors* counts replies per errno name."""
+    """The kernel's requests since the start, per operation; *errors* counts replies per errno name.
+
+    *restored_inodes* were taken over from the server before this one, *node_table_bytes* is the size of the file
+    that the next one takes over.
+    """
 
     requests: dict[str, int] = Field(default_factory=dict)
     errors: dict[str, int] = Field(default_factory=dict)
     open_inodes: int = 0
+    restored_inodes: int = 0
+    node_table_bytes: int = 0
     rates: Rates = Rates()
 
 
@@ -219,7 +225,7 @@ class RestartReport(Answer):
 
 
 class DaemonStatus(Answer):
-    """All facts of one mount. *started_at* is in seconds since the epoch.
+    """All facts of one mount. *started_at* is in seconds since the epoch, *generation* counts earlier servers.
 
     *keeper* is added by who asks, at the keeper's door; None for a daemon from before there were keepers.
     *answers* is False where the server did not, and all that is known is what the keeper says.
@@ -231,6 +237,7 @@ class DaemonStatus(Answer):
     started_at: float
     uptime_s: float
     foreground: bool = False
+    generation: int = 0
     config_files: list[str] = Field(default_factory=list)
     aliases: list[AliasStatus] = Field(default_factory=list)
     cache: CacheStatus = CacheStatus()

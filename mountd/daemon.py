@@ -62,6 +62,8 @@ class Daemon:
     cache: BlockCache
     ask_to_stop: Callable[[], None]
     """Has the keeper take the mount away."""
+    generation: int = 0
+    """How many servers this mount had before this one."""
     _started_at: float = field(default_factory=time.time, init=False)
     _samples: collections.deque[tuple[float, int, int]] = field(
         default_factory=lambda: collections.deque(maxlen=SAMPLES), init=False
@@ -72,6 +74,7 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """Return all facts of the mount."""
+        known = self.vfs.statistics()
         return DaemonStatus(
             point=str(self.point),
             pid=os.getpid(),
@@ -79,13 +82,16 @@ class Daemon:
             started_at=self._started_at,
             uptime_s=time.time() - self._started_at,
             foreground=self.options.foreground,
+            generation=self.generation,
             config_files=[str(path) for path in self.config.files],
             aliases=[_alias_status(volume) for volume in self.vfs.volumes.values()],
             cache=self.cache_status(),
             kernel=KernelStatus(
                 requests=dict(self.ops.requests),
                 errors=dict(self.ops.errors),
-                open_inodes=self.vfs.statistics().inodes,
+                open_inodes=known.inodes,
+                restored_inodes=known.restored,
+                node_table_bytes=known.node_bytes,
                 rates=self._rates(),
             ),
         )

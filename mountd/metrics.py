@@ -45,6 +45,9 @@ class _Snapshot(Collector):
     def _kernel(self) -> Iterable[Metric]:
         kernel = self._status.kernel
         yield GaugeMetricFamily("aliasfs_inodes", "Inodes the kernel knows", kernel.open_inodes)
+        yield GaugeMetricFamily("aliasfs_node_table_bytes", "Size of the table of inodes", kernel.node_table_bytes)
+        generation = self._status.generation
+        yield CounterMetricFamily("aliasfs_servers_replaced", "Servers this mount had before this one", generation)
         requests = CounterMetricFamily("aliasfs_requests", "Requests of the kernel", labels=["operation"])
         for operation, count in sorted(kernel.requests.items()):
             requests.add_metric([operation], count)

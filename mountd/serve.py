@@ -80,6 +80,7 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
         ops = Ops(vfs, config.daemon.hang_timeout_s * ANSWER_WITHIN)
         session = Session(ops)
         daemon = Daemon(point, options, config, vfs, ops, cache, functools.partial(link.say, "stop"))
+        daemon.generation = int(order.facts["generation"])
         movers = await stack.enter_async_context(trio.open_nursery())
         stack.callback(movers.cancel_scope.cancel)
         await movers.start(_control, daemon, listener)

@@ -251,7 +251,7 @@ class Keeper:
     def _bury(self, death: Death) -> None:
         """Note a death, and see to it that another server comes, or that nobody waits for one in vain."""
         wanted, self._is_wanted = self._is_wanted, False
-        if not wanted:
+        if not wanted and self._candidate is None:
             self._reception.answer(ok=False, error=death.why, exit=death.exit_code)
         if self._is_first_start:
             self._end_before_it_began(death.why, death.exit_code)
