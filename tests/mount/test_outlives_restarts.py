@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -20,7 +21,9 @@ from conftest import Mounting, Telling
 from support.bad_server import BODY, KEY, BadServer, bad_server
 from support.endurance import Lake, Readers, Stalls
 from support.http_server import web_server
-from support.mounted import ROOT, Mounted
+from support.mounted import ROOT, Mounted, unmount
+
+from aliasfs import mounts
 
 OPEN_FILES = 1000
 RESTARTS = 4
@@ -252,3 +255,20 @@ def test_a_mount_without_its_keeper_is_served_on_and_says_so(mount: Mounting, so
         assert sorted(os.listdir(mounted.point / "L")) == ["dir", "file"]
     mounted.kill()
     assert not mounted.complaints()
+
+
+def test_a_keeper_whose_mount_was_taken_away_leaves_the_next_one_alone(mount: Mounting, source: Path) -> None:
+    """The kernel gives the number of a device that is gone to the next mount, at once."""
+    first = mount({"L": str(source)}, folder="first")
+    assert first.process is not None
+    processes = (first.process.pid, first.server_pid)
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    unmount(first.point)
+    second = mount({"L": str(source)}, folder="second")
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+    assert first.process.wait(SOON_S) == 0
+    assert mounts.mount_at(first.point) is None
+    assert (second.point / "L" / "file").read_bytes() == b"0123456789"
+    assert second.ask("status")["generation"] == 0
