@@ -86,18 +86,22 @@ def detach(point: str) -> str:
 
 def device_of(point: str) -> str:
     """Return `major:minor` of the topmost mount on *point* as the kernel's table has it; "" when there is none."""
-    found = ""
-    for line in MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        fields = line.split(" ", 5)
-        if len(fields) > 4 and _unescape(fields[4]) == point:
-            found = fields[2]
-    return found
+    return next((device for device in reversed(_devices_on(point))), "")
 
 
-def is_mounted(device: str) -> bool:
-    """Say whether the mount *device* (`major:minor`) still has a place in the tree."""
-    text = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
-    return any(line.split(" ", 3)[2] == device for line in text.splitlines())
+def is_mounted(device: str, point: str) -> bool:
+    """Say whether the mount *device* (`major:minor`) lies on *point*, be it below others.
+
+    A device alone says little: the kernel gives its number to the next mount as soon as one has ended.
+    """
+    return device in _devices_on(point)
+
+
+def _devices_on(point: str) -> list[str]:
+    """Return the mounts on *point*, lowest first."""
+    lines = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    mounts = [line.split(" ", 5) for line in lines]
+    return [fields[2] for fields in mounts if len(fields) > 4 and _unescape(fields[4]) == point]
 
 
 def abort(device: str) -> str:

@@ -132,8 +132,8 @@ class KernelEnd:
         return bool(poll.poll(0))
 
     def is_in_tree(self) -> bool:
-        """Say whether the mount still lies at some place of the tree; one that was detached lazily does not."""
-        return fusemount.is_mounted(self.device)
+        """Say whether the mount still lies at its place in the tree; one that was detached lazily does not."""
+        return fusemount.is_mounted(self.device, self.point)
 
     def for_server(self) -> int:
         """Return a descriptor for the next server, to be closed when it has it; what the last one had is sent again.
@@ -181,14 +181,17 @@ class KernelEnd:
 
     def detach(self) -> None:
         """Take the mount out of the tree; it ends when nobody has it any more."""
-        if self.device and fusemount.device_of(self.point) == self.device:
+        if fusemount.device_of(self.point) == self.device != "":
             why = fusemount.detach(self.point)
             if why:
                 log.error("cannot unmount %s: %s; 'umount -l %s' does it as root", self.point, why, self.point)
 
     def abort(self) -> None:
-        """Have every request fail; needs /sys/fs/fuse/connections, without which closing has to do."""
-        why = fusemount.abort(self.device)
+        """Have every request fail; needs /sys/fs/fuse/connections, without which closing has to do.
+
+        Nothing when the mount has ended: its number may be that of another mount by now.
+        """
+        why = "" if self.has_ended() else fusemount.abort(self.device)
         if why:
             log.info("cannot abort %s: %s", self.point, why)
 

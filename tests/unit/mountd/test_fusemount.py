@@ -53,10 +53,10 @@ def test_the_kernels_table_has_the_point_however_it_is_called(name: str, tmp_pat
     with unserved_mount(tmp_path / name) as kernel:
         device = fusemount.device_of(point)
         assert device == kernel.device
-        assert fusemount.is_mounted(device)
+        assert fusemount.is_mounted(device, point)
         assert fusemount.detach(point) == ""
         assert fusemount.device_of(point) == ""
-        assert not fusemount.is_mounted(device)
+        assert not fusemount.is_mounted(device, point)
 
 
 def test_of_two_mounts_on_one_point_the_upper_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,8 @@ def test_of_two_mounts_on_one_point_the_upper_one_counts(tmp_path: Path, monkeyp
     )
     monkeypatch.setattr(fusemount, "MOUNTINFO", table)
     assert fusemount.device_of("/mnt/a b") == "0:22"
-    assert [fusemount.is_mounted(device) for device in ("0:21", "0:23", "0:24")] == [True, True, False]
+    assert [fusemount.is_mounted(device, "/mnt/a b") for device in ("0:21", "0:22", "0:23")] == [True, True, False]
+    assert fusemount.is_mounted("0:23", "/mnt/a")
 
 
 def test_what_is_not_mounted_can_be_taken_away(tmp_path: Path) -> None:
