@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mountd.keeperdoor import Sockets, Taken
 from mountd.servicemanager import ServiceManager
+from mountd.sockets import Sockets, Taken
 from mountd.starter import Starter
 from mountd.supervisor import UNAVAILABLE, Keeper
 

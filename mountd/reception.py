@@ -11,8 +11,8 @@ import time
 from typing import Any, Protocol
 
 from mountd.events import Events
-from mountd.keeperdoor import Visitor
 from mountd.serverprocess import Program
+from mountd.sockets import Visitor
 
 log = logging.getLogger("mountd.keeper")
 

@@ -31,7 +31,6 @@ from mountd.daemon import Daemon
 from mountd.disk import CacheDisk
 from mountd.exhaustion import end_out_of_memory, for_want_of_memory
 from mountd.inodes import ROOT_INODE
-from mountd.keeperdoor import NODES_SUFFIX
 from mountd.kernel import mount_options, raise_limits
 from mountd.link import Link, Order
 from mountd.nodelog import NodeLog
@@ -40,6 +39,7 @@ from mountd.pressure import Pressure
 from mountd.readahead import ReadAhead, ReadAheadPolicy, ReadAheadSettings
 from mountd.session import Session
 from mountd.settings import ServeOptions, vfs_settings
+from mountd.sockets import NODES_SUFFIX
 from mountd.vfs import Vfs
 from mountd.volumes import Volume
 from mountd.watch import watch_requests

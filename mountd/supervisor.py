@@ -25,11 +25,11 @@ from mountd.chronicle import Chronicle
 from mountd.deaths import Death, Deaths, Verdict
 from mountd.events import ENDED_ONLY, Events
 from mountd.fusemount import MountFailed
-from mountd.keeperdoor import Sockets
 from mountd.kernelend import KernelEnd
 from mountd.reception import TEMPORARY, Reception
 from mountd.serverprocess import Program, ServerProcess, how_it_ended
 from mountd.servicemanager import ServiceManager
+from mountd.sockets import Sockets
 from mountd.starter import Starter
 from mountd.vigil import Vigil
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.runtime import runtime_dir
 
-from mountd.keeperdoor import LINE_BYTES, NODES_KEPT_S, Sockets, Taken, Visitor
+from mountd.sockets import LINE_BYTES, NODES_KEPT_S, Sockets, Taken, Visitor
 
 __all__ = ["runtime_dir"]
 
