@@ -28,7 +28,8 @@ from aliasfs.wire import CacheStatus, EvictReport, VerifyProgress, VerifyReport
 from mountd import upkeep
 from mountd.blockfile import BLOCK_BYTES, runs
 from mountd.disk import CacheDisk
-from mountd.flights import Flight
+from mountd.flights import Flight, awaited
+from mountd.lines import Line
 from mountd.memory import MemoryTier, Part, extent_of
 from mountd.writebehind import WriteBehind
 
@@ -55,6 +56,10 @@ class BlockCacheSettings:
 
     demand_bytes: int = 8 * MIB
     """Never given to prefetches, so that a reader seldom waits for one."""
+
+    within_s: float = 5.0
+    """What is under way from one source is to arrive within this time: long before a request of the kernel, which may
+    need 1 MiB more than that, has to be answered."""
 
     disk_threads: int = 8
     """Worker threads that read the cache's files: enough to keep a network disk busy."""
@@ -106,7 +111,7 @@ class BlockCache:
 
     def wrap(self, source: Content) -> CachedContent:
         """Return *source* read through this cache."""
-        return CachedContent(self, source)
+        return CachedContent(self, Line(source, self._settings.within_s))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch, write behind, scan and mend the disk until cancelled; what is unwritten then stays so."""
@@ -219,7 +224,7 @@ class BlockCache:
             self._memory.keep(part)
         return part
 
-    async def read(self, source: Content, oid: ObjectId, extent: Extent) -> Buffer:
+    async def read(self, line: Line, oid: ObjectId, extent: Extent) -> Buffer:
         """Return exactly *extent* of *oid*; see `Content.read`."""
         await checkpoint()
         if (answer := self.read_nowait(oid, extent)) is not None:
@@ -232,9 +237,11 @@ class BlockCache:
                 found[block] = part
         self._hits += len(found)
         self._misses += len(blocks) - len(found)
-        for block, flight in self._flights_for(source, oid, [b for b in blocks if b not in found]):
-            await flight.done.wait()
-            found[block] = flight.result()
+        flights = self._flights_for(line, oid, [b for b in blocks if b not in found])
+        with awaited(flights.values()):
+            for block, flight in flights.items():
+                await flight.done.wait()
+                found[block] = flight.result()
         return self._answer([found[b] for b in blocks], extent)
 
     def _answer(self, parts: Sequence[Part], extent: Extent) -> memoryview:
@@ -270,11 +277,11 @@ class BlockCache:
 
     # Fetching
 
-    def prefetch_nowait(self, source: Content, oid: ObjectId, extent: Extent) -> int:
+    def prefetch_nowait(self, line: Line, oid: ObjectId, extent: Extent) -> int:
         """Start fetching what is missing of *extent*; return the offset up to which all is there or on its way.
 
-        Less than `extent.stop` when the budget is used up (counted), and no more than `extent.start` when the disk
-        would have to be asked first what it has of *oid*: the next read of it does that.
+        Less than `extent.stop` when the budget is used up or *line* has enough to do (counted), and no more than
+        `extent.start` when the disk would have to be asked first what it has of *oid*: the next read of it does that.
         """
         blocks = extent.clip(oid.size).blocks(BLOCK_BYTES)
         if self.disk is not None and self.disk.may_hold(oid):
@@ -283,43 +290,45 @@ class BlockCache:
         lacking = absent if self.disk is None else self.disk.lacking(oid, absent)
         if self.disk is not None and len(lacking) < len(absent):
             self._spawn(self._in_thread, self.disk.will_need, oid, blocks)
-        for run in runs(lacking, self._settings.part_bytes // BLOCK_BYTES):
-            if not self._memory.try_reserve(extent_of(oid, run).length, demand=False):
+        for run in runs(lacking, line.longest_blocks(self._settings.part_bytes)):
+            if not self._memory.try_reserve(extent_of(oid, run).length, line, demand=False):
                 self._dropped += 1
                 return max(extent.start, run.start * BLOCK_BYTES)
-            self._start(source, oid, run, reserved=True)
+            self._start(Flight(line, oid, run), reserved=True)
         return extent.stop
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Return what *function* of the disk returns in a thread; one who is cancelled does not wait for the disk."""
         return await trio.to_thread.run_sync(function, *args, limiter=self._readers, abandon_on_cancel=True)
 
-    def _flights_for(self, source: Content, oid: ObjectId, lacking: Sequence[int]) -> list[tuple[int, Flight]]:
+    def _flights_for(self, line: Line, oid: ObjectId, lacking: Sequence[int]) -> dict[int, Flight]:
         """Return the request that brings each block of *lacking*, after starting those that are not on their way."""
         flights = self._flights.get(oid, {})
-        for run in runs((b for b in lacking if b not in flights), self._settings.part_bytes // BLOCK_BYTES):
-            self._start(source, oid, run, reserved=False)
-        return [(block, self._flights[oid][block]) for block in lacking]
+        absent = [block for block in lacking if block not in flights]
+        for run in runs(absent, line.longest_blocks(self._settings.part_bytes)):
+            self._start(Flight(line, oid, run), reserved=False)
+        return {block: self._flights[oid][block] for block in lacking}
 
-    def _start(self, source: Content, oid: ObjectId, blocks: range, *, reserved: bool) -> None:
-        flight = Flight(oid, blocks)
-        self._flights.setdefault(oid, {}).update(dict.fromkeys(blocks, flight))
-        self._spawn(self._fetch, source, flight, reserved)
+    def _start(self, flight: Flight, *, reserved: bool) -> None:
+        self._flights.setdefault(flight.oid, {}).update(dict.fromkeys(flight.blocks, flight))
+        self._spawn(self._fetch, flight, reserved)
 
     def _spawn(self, function: Callable[..., object], *args: object) -> None:
         if self._nursery is None:
             raise RuntimeError("BlockCache.run is not running")
         self._nursery.start_soon(function, *args)  # type: ignore[arg-type]
 
-    async def _fetch(self, source: Content, flight: Flight, reserved: bool) -> None:
+    async def _fetch(self, flight: Flight, reserved: bool) -> None:
         """Bring *flight* to its end: a part in memory that is to be written, or an error for those who wait."""
-        need = flight.extent.length
+        need, line = flight.extent.length, flight.line
         try:
             if not reserved:
-                await self._reserve(need)
+                await self._memory.reserve(need, line, self._settings.write_patience_s, self._behind.give_up)
                 reserved = True
+                flight.must_be_awaited()
             self._requests += 1
-            content = memoryview(await source.read(flight.oid, flight.extent)).cast("B")
+            with line.request(need):
+                content = memoryview(await line.source.read(flight.oid, flight.extent)).cast("B")
             if len(content) != need:
                 raise CorruptObject(f"{flight.oid.key}: {len(content)} bytes came where {need} were asked for")
             flight.part = Part(flight.oid, flight.extent, content)
@@ -333,7 +342,7 @@ class BlockCache:
             if flight.part is None and flight.error is None:
                 flight.error = StoreUnavailable(f"{flight.oid.key}: the read was given up, as the cache is closing")
             if reserved and flight.part is None:
-                self._memory.release(need)
+                self._memory.release(need, line)
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:
@@ -345,24 +354,17 @@ class BlockCache:
             del self._flights[flight.oid]
         if flight.part is not None:
             self._fetched += len(flight.part.content)
+            self._memory.hold(flight.part, flight.line)
             self._behind.put_nowait(flight.part)
         flight.done.set()
-
-    async def _reserve(self, need: int) -> None:
-        """Reserve room for a demand; a disk that does not take what it is given loses it after a while."""
-        with trio.move_on_after(self._settings.write_patience_s) as patience:
-            await self._memory.reserve(need)
-        if patience.cancelled_caught:
-            self._behind.give_up()
-            await self._memory.reserve(need)
 
 
 class CachedContent:
     """One alias read through the cache; a `Content`."""
 
-    def __init__(self, cache: BlockCache, source: Content) -> None:
+    def __init__(self, cache: BlockCache, line: Line) -> None:
         self._cache = cache
-        self._source = source
+        self._line = line
 
     async def read(self, oid: ObjectId, extent: Extent) -> Buffer:
         """Return exactly `extent.length` bytes of *oid*, from memory or disk where cached.
@@ -370,7 +372,7 @@ class CachedContent:
         Concurrent readers of a missing block share one request. Always a checkpoint. Raises what the store's
         read raises; the next reader tries anew.
         """
-        return await self._cache.read(self._source, oid, extent)
+        return await self._cache.read(self._line, oid, extent)
 
     def read_nowait(self, oid: ObjectId, extent: Extent) -> Buffer | None:
         """Return the bytes if they can be had without waiting for network or disk; None otherwise."""
@@ -378,7 +380,7 @@ class CachedContent:
 
     def prefetch_nowait(self, oid: ObjectId, extent: Extent) -> int:
         """Start fetching what is missing; return up to which offset all is there or on its way."""
-        return self._cache.prefetch_nowait(self._source, oid, extent)
+        return self._cache.prefetch_nowait(self._line, oid, extent)
 
     async def cached_bytes(self, oid: ObjectId) -> int:
         """Return how many bytes of *oid* are cached."""

@@ -1,17 +1,20 @@
 """The memory tier of the cache: fetched parts, and one byte budget for them and for what is being fetched.
 
+The budget is shared by lines (`mountd.lines`), each of which says how much of it may be under way there.
+
 A `Part` is a run of whole blocks of one version in one buffer, as it came from a store or the disk; answers are
 slices of it. Parts are *held* while the disk has to be given them, and after that kept as long as there is room.
 
-Invariants: `held_bytes + reserved_bytes <= total_bytes`; parts kept are at most `kept_bytes` unless held; a
-waiting demand goes before every prefetch. Tables are sync and used from one thread; `reserve` alone waits.
+Invariants: `held_bytes + reserved_bytes <= total_bytes`; parts kept are at most `kept_bytes` unless held; on one
+line demands are let in by order of arrival and before every prefetch, and the line with the least under way goes
+before the others. Tables are sync and used from one thread; `reserve` alone waits.
 What a reader was given counts no more once its part is dropped: it lives until the reply is sent.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -19,6 +22,7 @@ import trio
 from aliasfs.extents import Extent
 from aliasfs.store.base import ObjectId
 from mountd.blockfile import BLOCK_BYTES
+from mountd.lines import Line
 
 
 def extent_of(oid: ObjectId, blocks: range) -> Extent:
@@ -43,9 +47,10 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """One demand that waits for room."""
+    """One demand that waits for room on *line*."""
 
     need: int
+    line: Line
     granted: trio.Event = field(default_factory=trio.Event)
 
 
@@ -59,7 +64,7 @@ class MemoryTier:
         self._demand = demand_bytes
         self._blocks: dict[ObjectId, dict[int, Part]] = {}
         self._order: OrderedDict[Part, None] = OrderedDict()
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: dict[Line, deque[_Waiter]] = {}
         self.kept_bytes = self.held_bytes = self.reserved_bytes = 0
 
     def find(self, oid: ObjectId, block: int) -> Part | None:
@@ -80,54 +85,85 @@ class MemoryTier:
         """Iterate over the blocks of *oid* that are in memory."""
         return iter(self._blocks.get(oid, ()))
 
-    def try_reserve(self, need: int, *, demand: bool) -> bool:
+    def try_reserve(self, need: int, line: Line, *, demand: bool) -> bool:
         """Reserve *need* bytes for a fetch, dropping what was used longest ago; False when there is no room."""
-        busy = self.reserved_bytes + self.held_bytes + need
-        if busy > self._total_limit or (not demand and (self._waiting or busy > self._total_limit - self._demand)):
+        if line in self._waiting or not self._has_room(need, line, demand=demand):
             return False
-        self.reserved_bytes += need
-        self._trim()
+        self._reserve(need, line)
         return True
 
-    async def reserve(self, need: int) -> None:
-        """Wait until *need* bytes are reserved, in order of arrival and before every prefetch."""
+    async def reserve(self, need: int, line: Line, patience_s: float, make_room: Callable[[], object]) -> None:
+        """Wait until *need* bytes are reserved.
+
+        As often as *patience_s* has passed while there was no room on any line, *make_room* is called.
+        """
         await trio.lowlevel.checkpoint()
-        if not self._waiting and self.try_reserve(need, demand=True):
+        if self.try_reserve(need, line, demand=True):
             return
-        waiter = _Waiter(need)
-        self._waiting.append(waiter)
+        waiter = _Waiter(need, line)
+        self._waiting.setdefault(line, deque()).append(waiter)
         arrived = False
         try:
-            await waiter.granted.wait()
+            while not waiter.granted.is_set():
+                with trio.move_on_after(patience_s):
+                    await waiter.granted.wait()
+                if not waiter.granted.is_set() and self._left(need) < 0:
+                    make_room()
             arrived = True
         finally:
             if not arrived:
                 self._give_up(waiter)
 
+    def release(self, amount: int, line: Line) -> None:
+        """Give back *amount* bytes that were reserved for *line*."""
+        self._unreserve(amount, line)
+        self._grant()
+
+    def _left(self, need: int) -> int:
+        """Return how much of all memory would be free or merely kept beside *need* more bytes."""
+        return self._total_limit - self.reserved_bytes - self.held_bytes - need
+
+    def _has_room(self, need: int, line: Line, *, demand: bool) -> bool:
+        left = self._left(need) - (0 if demand else self._demand)
+        return left >= 0 and line.admits(need, left, demand=demand)
+
+    def _reserve(self, need: int, line: Line) -> None:
+        self.reserved_bytes += need
+        line.reserved_bytes += need
+        self._trim()
+
+    def _unreserve(self, amount: int, line: Line) -> None:
+        self.reserved_bytes -= amount
+        line.reserved_bytes -= amount
+
     def _give_up(self, waiter: _Waiter) -> None:
         """Undo the wait of one who was cancelled."""
         if waiter.granted.is_set():
-            self.release(waiter.need)
+            self.release(waiter.need, waiter.line)
         else:
-            self._waiting.remove(waiter)
+            self._waiting[waiter.line].remove(waiter)
             self._grant()
 
-    def release(self, amount: int) -> None:
-        """Give back *amount* reserved bytes."""
-        self.reserved_bytes -= amount
-        self._grant()
-
     def _grant(self) -> None:
-        """Let in those who wait, in order, as far as there is room."""
-        while self._waiting and self.try_reserve(self._waiting[0].need, demand=True):
-            self._waiting.popleft().granted.set()
+        """Let in those who wait, as far as there is room; nobody passes a line that has nothing under way."""
+        for line in sorted(self._waiting, key=lambda line: line.reserved_bytes):
+            queue = self._waiting[line]
+            while queue and self._has_room(queue[0].need, line, demand=True):
+                waiter = queue.popleft()
+                self._reserve(waiter.need, line)
+                waiter.granted.set()
+            if not queue:
+                del self._waiting[line]
+            elif not line.reserved_bytes:
+                break
 
-    def hold(self, part: Part) -> None:
+    def hold(self, part: Part, line: Line) -> None:
         """Take in *part*, for which room is reserved, until `settle`; it takes the place of older bytes."""
-        self.reserved_bytes -= len(part.content)
+        self._unreserve(len(part.content), line)
         self.held_bytes += len(part.content)
         part.held = True
         self._enter(part)
+        self._grant()
 
     def settle(self, part: Part) -> None:
         """Let *part* go when its room is needed: it is on disk, or never will be."""
@@ -139,8 +175,7 @@ class MemoryTier:
 
     def keep(self, part: Part) -> None:
         """Take in *part*, which came from the disk, as far as there is room without anyone waiting."""
-        if self.try_reserve(len(part.content), demand=False):
-            self.reserved_bytes -= len(part.content)
+        if self._left(len(part.content)) >= self._demand:
             self._enter(part)
             self._keep(part)
 

@@ -158,6 +158,8 @@ class ReadAhead:
         """
         window = self._policy.observe(oid, extent)
         if window is not None:
+            if extent.stop <= window.start:  # what is waited for goes first
+                self._content.prefetch_nowait(oid, extent)
             reached = self._content.prefetch_nowait(oid, window)
             if reached < window.stop:
                 self._policy.fell_short(oid, window, reached)

@@ -53,7 +53,11 @@ ANSWER_WITHIN = 0.9
 """Part of the hang time-out after which a request is given up, so that a slow store is not taken for a hang."""
 
 STORE_WITHIN = 0.8
-"""Part of it that the longest read of a store may take, so that the error of the store comes first and names it."""
+"""Part of it that the longest read of a local alias may take, so that the error of the store comes first and names it.
+What is read into the cache may take longer: who asked for it gives up, asks again, and finds it there."""
+
+ARRIVES_WITHIN = 1 / 6
+"""Part of it in which all that is under way from one store should arrive: 1 MiB more still arrives within the rest."""
 
 
 async def serve(options: ServeOptions, config: Config, link: Link, listener: socket.socket) -> None:
@@ -165,7 +169,11 @@ def _min_free_bytes(settings: CacheSettings) -> int:
 
 
 def _cache_settings(config: Config) -> BlockCacheSettings:
-    return BlockCacheSettings(memory_bytes=_memory_bytes(config) * 2 // 3, total_bytes=_memory_bytes(config))
+    return BlockCacheSettings(
+        memory_bytes=_memory_bytes(config) * 2 // 3,
+        total_bytes=_memory_bytes(config),
+        within_s=config.daemon.hang_timeout_s * ARRIVES_WITHIN,
+    )
 
 
 def _memory_bytes(config: Config) -> int:
@@ -176,12 +184,13 @@ def _memory_bytes(config: Config) -> int:
 def _volume_opener(config: Config, point: Path, cache: BlockCache, bridge: AsyncioBridge) -> Callable[[Alias], Volume]:
     """Return how an alias becomes a volume: guarded store, names by catalog, bytes by cache unless they are local."""
     longest_s = max(config.daemon.request_timeout_s, config.daemon.hang_timeout_s * STORE_WITHIN)
-    guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s, longest_s=longest_s)
+    guard = GuardConfig(request_timeout_s=config.daemon.request_timeout_s)
+    uncached = GuardConfig(request_timeout_s=config.daemon.request_timeout_s, longest_s=longest_s)
     policy = ReadAheadPolicy(ReadAheadSettings(ahead_bytes=_memory_bytes(config) * 2 // 3))
 
     def open_volume(alias: Alias) -> Volume:
         inner = open_store(alias, request_timeout_s=guard.silence_s, bridge=bridge)
-        store = GuardedStore(inner, alias.name, guard)
+        store = GuardedStore(inner, alias.name, uncached if alias.is_local else guard)
         content: Content = store if alias.is_local else ReadAhead(cache.wrap(store), policy)
         catalog = Catalog(store, alias.ttl_s, CatalogSettings(list_ahead=not alias.is_local))
         return Volume(alias, store, content, catalog, hidden_key=_mount_within(alias, point))

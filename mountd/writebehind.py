@@ -30,8 +30,7 @@ class WriteBehind:
         self.limiter = trio.CapacityLimiter(1)
 
     def put_nowait(self, part: Part) -> None:
-        """Hold *part* in memory, for which room is reserved, until it is written."""
-        self._memory.hold(part)
+        """Have *part*, which is held in memory, written and then settled."""
         if self._disk is not None and self._disk.accepts_writes:
             self._queue.append(part)
             self._work.set()

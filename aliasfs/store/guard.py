@@ -6,7 +6,8 @@ read, not an error. One that lasts longer takes the store down: calls fail at on
 each time, but for one call at the end of each while that probes, once, whether the store is back. Answers
 such as NotFound are no failures and are never asked for twice.
 
-Invariants: no call takes longer than `GuardConfig.longest_s`; a call that pauses holds no turn, so a store
+Invariants: a call that has met a failure takes no longer than `GuardConfig.request_timeout_s`, and none longer than
+`GuardConfig.longest_s`; a call that pauses holds no turn, so a store
 in trouble holds up its own callers, for a bounded time, and nobody else.
 """
 
@@ -17,7 +18,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
@@ -59,12 +60,13 @@ LATENCY_WEIGHT = 0.2
 class GuardConfig:
     """How patient a guard is, in seconds, and how many requests it has under way.
 
-    A call is waited for and tried again for *request_timeout_s*, a read longer by its size, none for longer than
-    *longest_s*, the wait for a turn included.
+    A call is waited for and tried again for *request_timeout_s*, the wait for a turn included. The first attempt of
+    a read may take longer by its size, as a line that is slow is not away; *longest_s* ends that, too, for callers
+    who have to answer by then.
     """
 
     request_timeout_s: float = 25.0
-    longest_s: float = 25.0
+    longest_s: float = math.inf
     concurrency: int = 64  # enough to fill 10 Gbit/s with 1 MiB reads at 50 ms
 
     @property
@@ -79,6 +81,7 @@ class _Call:
 
     is_probe: bool
     began_s: float
+    time: trio.CancelScope = field(default_factory=trio.CancelScope)
     asked_s: float | None = None
     error: AliasfsError | None = None
 
@@ -170,13 +173,14 @@ class GuardedStore:
         await self._inner.aclose()
 
     async def _guarded(self, request: Callable[[], Awaitable[T]], *, extra_s: float = 0.0) -> T:
-        """Return what *request* returns, tried again while the store is away and there is time, *extra_s* included.
+        """Return what *request* returns, tried again while the store is away and there is time.
 
-        When the time is over, raises what the last attempt met, or StoreTimeout.
+        The first attempt has *extra_s* more. When the time is over, raises what the last one met, or StoreTimeout.
         """
         limit_s = min(self._config.request_timeout_s + extra_s, self._config.longest_s)
         with self._passage() as call:
-            with trio.move_on_after(limit_s):
+            call.time.deadline = call.began_s + limit_s
+            with call.time:
                 return await self._answer(call, request)
             timeout = f"alias {self._name}: the store did not answer within {math.ceil(limit_s)} s"
             error = call.error or StoreTimeout(timeout)
@@ -200,6 +204,7 @@ class GuardedStore:
                 self._judge(call)
                 if call.is_probe or self._closing.is_set():
                     raise
+                call.time.deadline = min(call.time.deadline, call.began_s + self._patience_s)
             except AliasfsError as exc:
                 self._errors += isinstance(exc, StoreError)
                 self._answered(call)
