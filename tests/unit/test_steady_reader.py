@@ -1,4 +1,4 @@
-"""The readers of the endurance tests notice what they are there to notice: wrong bytes, a wrong size, a missing name."""
+"""The readers of the endurance tests notice what they are there for: wrong bytes, a wrong size, a missing name."""
 
 from __future__ import annotations
 
