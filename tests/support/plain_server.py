@@ -114,10 +114,10 @@ def _answer_all(kernel: int, link: object, word: str) -> None:
             return  # "drain", or the keeper is gone
         message = os.read(kernel, 1 << 21)
         if word != "hang":
-            _answer(kernel, message)
+            answer(kernel, message)
 
 
-def _answer(kernel: int, message: bytes) -> None:
+def answer(kernel: int, message: bytes) -> None:
     """Answer GETATTR and GETXATTR of the root, forget what is to be forgotten, and refuse all else with ENOSYS."""
     import contextlib
     import os
