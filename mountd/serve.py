@@ -98,11 +98,15 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
             movers.start_soon(_dispensable, mover)
         movers.start_soon(_obey_keeper, link, session)
         movers.start_soon(_obey_signals, daemon, session)
-        movers.start_soon(_greet, link, point, f"serving {len(config.registry)} aliases on {point}")
+        movers.start_soon(_greet, link, point, _status(len(config.registry), point))
         remote = [alias for alias in config.registry.values() if not alias.is_local]
         movers.start_soon(_preload, bridge, remote)
         await session.run()
     log.info("this server has ended")
+
+
+def _status(aliases: int, point: Path) -> str:
+    return f"serving {aliases} {'alias' if aliases == 1 else 'aliases'} on {point}"
 
 
 def _terms(options: ServeOptions, config: Config) -> dict[str, object]:

@@ -238,7 +238,7 @@ def test_in_the_foreground_until_it_is_told_to_end(shell: Shell, number: signal.
     with subprocess.Popen(arguments, env=shell.environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "serving 1 aliases" in line:
+            if "serving 1 alias on" in line:
                 break
         assert shell.pids()[0] == process.pid
         process.send_signal(number)
