@@ -55,7 +55,8 @@ class BlockCacheSettings:
     bring 1 GB/s, where eight of 8 MiB would bring 0.6."""
 
     demand_bytes: int = 8 * MIB
-    """Never given to prefetches, so that a reader seldom waits for one."""
+    """Never given to prefetches, so that a reader seldom waits for one; as much is left to sources of which nothing is
+    under way, so that no reader waits for sources that are stuck."""
 
     within_s: float = 5.0
     """What is under way from one source is to arrive within this time: long before a request of the kernel, which may

@@ -23,10 +23,10 @@ from mountd.blockfile import BLOCK_BYTES
 FIRST_WINDOW_BYTES = 1 << 20
 """Under way on a line of which nothing is known, or which fails: 16 s at 64 kB/s. A fast one has more after 30 ms."""
 
-SHARE = 3
-"""A line may reserve so many times what it leaves to the others: three quarters of the memory when it is alone with
-it, and of *n* lines that are stuck each 3 / (3n + 1), so that there is always room for one more (Choudhury and
-Hahne's dynamic thresholds, which switches use for their buffers)."""
+SHARE = 4
+"""A line may have under way so many times what it leaves to the others: four fifths of the memory when it is alone with
+it, and a fifth of what is left beside one that is stuck (Choudhury and Hahne's dynamic thresholds, which switches use
+for their buffers)."""
 
 SHORTEST_S = 0.001
 """No answer is taken to have been faster: what comes from a cache on the way says little."""
@@ -51,7 +51,7 @@ class Line:
         return max(min(part_bytes, self.window_bytes) // BLOCK_BYTES, 1)
 
     def admits(self, need: int, left: int, *, demand: bool) -> bool:
-        """Say whether *need* more bytes may be under way, which leaves *left* bytes of memory to others.
+        """Say whether *need* more bytes may be under way, which leaves *left* bytes of memory to others to share.
 
         Nothing is fetched ahead on a line that fails, or on which nothing came for as long as all should take.
         """

@@ -58,7 +58,10 @@ class MemoryTier:
     """Parts in memory, in the order in which they go, and the room for more."""
 
     def __init__(self, kept_limit_bytes: int, total_limit_bytes: int, demand_bytes: int) -> None:
-        """Keep at most *kept_limit_bytes*; in all *total_limit_bytes*, *demand_bytes* of it never for prefetches."""
+        """Keep at most *kept_limit_bytes*; in all *total_limit_bytes*.
+
+        *demand_bytes* of it are never for prefetches, and as many only for lines that have nothing under way.
+        """
         self._kept_limit = kept_limit_bytes
         self._total_limit = total_limit_bytes
         self._demand = demand_bytes
@@ -124,8 +127,9 @@ class MemoryTier:
         return self._total_limit - self.reserved_bytes - self.held_bytes - need
 
     def _has_room(self, need: int, line: Line, *, demand: bool) -> bool:
-        left = self._left(need) - (0 if demand else self._demand)
-        return left >= 0 and line.admits(need, left, demand=demand)
+        spared = 0 if demand else self._demand
+        for_others = self._total_limit - self.reserved_bytes - need - spared - self._demand
+        return self._left(need) >= spared and line.admits(need, for_others, demand=demand)
 
     def _reserve(self, need: int, line: Line) -> None:
         self.reserved_bytes += need
