@@ -7,8 +7,8 @@ each time, but for one call at the end of each while that probes, once, whether 
 such as NotFound are no failures and are never asked for twice.
 
 Invariants: a call that has met a failure takes no longer than `GuardConfig.request_timeout_s`, and none longer than
-`GuardConfig.longest_s`; a call that pauses holds no turn, so a store
-in trouble holds up its own callers, for a bounded time, and nobody else.
+`GuardConfig.longest_s`; a call that pauses holds no turn, so a store in trouble holds up its own callers, for a
+bounded time, and nobody else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network between a client and a server on loopback that can be cut, and swallow what is sent, on command."""
+"""A network between a client and a server on loopback that can be slow, cut, and swallow what is sent."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 14
 
 
 class Relay:
-    """Passes connections to one port on to the server at *target*; open from the start."""
+    """Passes connections to one port on to the server at *target*; open from the start.
 
-    def __init__(self, target: str) -> None:
+    What the server sends takes its time when there are *bytes_per_s*, which all connections share.
+    """
+
+    def __init__(self, target: str, bytes_per_s: float | None = None) -> None:
         parts = urlsplit(target)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._bytes_per_s = bytes_per_s
+        self._busy_until_s = 0.0
         self._flowing = threading.Event()
         self._flowing.set()
         self._listener: socket.socket | None = None
@@ -73,16 +79,25 @@ class Relay:
                         if not piece:
                             return
                         self._flowing.wait()
+                        if source is server and self._bytes_per_s:
+                            self._take_a_turn(len(piece) / self._bytes_per_s)
                         (server if source is client else client).sendall(piece)
             finally:
                 with self._lock:
                     self._connections -= {client, server}
 
+    def _take_a_turn(self, takes_s: float) -> None:
+        """Wait until the line has passed on what came before, and then for *takes_s*."""
+        with self._lock:
+            self._busy_until_s = max(self._busy_until_s, time.monotonic()) + takes_s
+            until_s = self._busy_until_s
+        time.sleep(max(until_s - time.monotonic(), 0))
+
 
 @contextmanager
-def relay(target: str) -> Iterator[Relay]:
+def relay(target: str, bytes_per_s: float | None = None) -> Iterator[Relay]:
     """Run such a network before the server at the URL *target* until the block ends."""
-    made = Relay(target)
+    made = Relay(target, bytes_per_s)
     try:
         yield made
     finally:

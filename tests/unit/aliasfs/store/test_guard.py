@@ -96,6 +96,31 @@ async def test_a_long_read_gets_more_time(store: MemoryStore, guarded: GuardedSt
         await guarded.read(store.object_id("big"), Extent(0, 64_000))
 
 
+@pytest.mark.warns_in_log
+async def test_a_long_read_has_no_more_time_than_others_once_it_has_failed(
+    store: MemoryStore, guarded: GuardedStore, autojump_clock: MockClock
+) -> None:
+    store.put("big", bytes(640_000))
+    store.faults.delay("read", 6)
+    store.faults.fail("read", StoreTimeout, times=9)
+    before = trio.current_time()
+    with pytest.raises(StoreTimeout):
+        await guarded.read(store.object_id("big"), Extent(0, 640_000))
+    assert trio.current_time() - before == 10
+
+
+async def test_a_long_read_that_breaks_off_late_is_an_error_at_once(
+    store: MemoryStore, guarded: GuardedStore, autojump_clock: MockClock
+) -> None:
+    store.put("big", bytes(640_000))
+    store.faults.delay("read", 15)
+    store.faults.fail("read", StoreUnavailable)
+    before = trio.current_time()
+    with pytest.raises(StoreUnavailable):
+        await guarded.read(store.object_id("big"), Extent(0, 640_000))
+    assert trio.current_time() - before == 15
+
+
 async def test_no_call_is_longer_than_the_longest(store: MemoryStore, autojump_clock: MockClock) -> None:
     guarded = GuardedStore(store, "A", GuardConfig(request_timeout_s=10, longest_s=15))
     store.put("big", bytes(4_000_000))
