@@ -12,9 +12,11 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from mountd.servicemanager import ServiceManager
 from mountd.sockets import Sockets, Taken
@@ -72,7 +74,16 @@ def _signals() -> Iterator[socket.socket]:
 def _log_to_stderr() -> None:
     """Log for a person or the journal, which adds the time itself."""
     time_field = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(level="INFO", stream=sys.stderr, format=f"{time_field}%(levelname)s %(name)s: %(message)s")
+    logging.raiseExceptions = False  # what cannot be written is lost
+    logging.basicConfig(level="INFO", stream=_stderr(), format=f"{time_field}%(levelname)s %(name)s: %(message)s")
+
+
+def _stderr() -> TextIO:
+    """Return standard error, or, of a pipe, an end of our own that never waits: a reader may have stopped reading."""
+    if not stat.S_ISFIFO(os.fstat(sys.stderr.fileno()).st_mode):
+        return sys.stderr
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open("/proc/self/fd/2", flags), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class KernelEnd:
         self._manager = manager
         self._memory = os.memfd_create(STATE)
         self._refusing: int | None = None
+        self._dead = ""
 
     @property
     def resends(self) -> bool:
@@ -63,6 +64,7 @@ class KernelEnd:
 
     def mount(self, options: str) -> None:
         """Mount, and shake hands with the kernel. Raises MountFailed; nothing is left mounted then."""
+        self.detach()
         fd = fusemount.mount(self.point, options)
         try:
             self.init = os.read(fd, fusewire.REQUEST_BYTES)
@@ -181,10 +183,12 @@ class KernelEnd:
 
     def detach(self) -> None:
         """Take the mount out of the tree; it ends when nobody has it any more."""
-        if fusemount.device_of(self.point) == self.device != "":
+        there = fusemount.device_of(self.point)
+        if there and there in (self.device, self._dead):
             why = fusemount.detach(self.point)
             if why:
                 log.error("cannot unmount %s: %s; 'umount -l %s' does it as root", self.point, why, self.point)
+        self._dead = ""
 
     def abort(self) -> None:
         """Have every request fail; needs /sys/fs/fuse/connections, without which closing has to do.
@@ -201,9 +205,13 @@ class KernelEnd:
         self._manager.give_up(STATE)
 
     def take_away(self) -> None:
-        """End the mount, whoever uses it; `mount` may then make another one, with a session of its own."""
+        """End the mount, whoever uses it; `mount` may then make another one, with a session of its own.
+
+        Until then it stays in the tree, where it answers ENOTCONN: an empty directory in its place would be taken for
+        what there is, and an rsync would empty its mirror.
+        """
         self.abort()
-        self.detach()
+        self._dead = self.device or self._dead
         if self.fd is not None:
             self.forget()
             os.close(self.fd)

@@ -15,8 +15,8 @@ import trio
 
 log = logging.getLogger(__name__)
 
-MESSAGE_BYTES = 1 << 20
-"""Longer than any message: the longest has a few requests of the kernel in it, none of them a write."""
+MESSAGE_BYTES = 1 << 16
+"""Longer than any message; the longest has the kernel's first request in it."""
 
 
 @dataclass(frozen=True)

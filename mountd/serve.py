@@ -46,8 +46,8 @@ from mountd.watch import watch_requests
 
 log = logging.getLogger(__name__)
 
-FIRST_ANSWER_S = 10.0
-"""How long the kernel may take to get its first answer through a new mount; it takes milliseconds."""
+FIRST_ANSWER_S = 30.0
+"""How long the first answer through the kernel may take; milliseconds, unless many requests have waited for us."""
 
 ANSWER_WITHIN = 0.9
 """Part of the hang time-out after which a request is given up, so that a slow store is not taken for a hang."""

@@ -48,7 +48,7 @@ class ServerProcess:
     """
 
     def __init__(self, program: Program, arguments: Sequence[str], control: socket.socket) -> None:
-        """Start it; OSError when that cannot be done."""
+        """Start it. Raises OSError and, for a program that can be none, ValueError."""
         self.program = program
         self.version = ""
         self.has_kernel = False
@@ -63,13 +63,17 @@ class ServerProcess:
         self.link.setblocking(False)
         with theirs:
             command = [program.python, "-P", "-m", "mountd", "serve", *arguments]
-            self._process = subprocess.Popen(
-                [*command, "--link-fd", str(theirs.fileno()), "--control-fd", str(control.fileno())],
-                pass_fds=[theirs.fileno(), control.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=_environment(program),
-                cwd="/",
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*command, "--link-fd", str(theirs.fileno()), "--control-fd", str(control.fileno())],
+                    pass_fds=[theirs.fileno(), control.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(program),
+                    cwd="/",
+                )
+            except (OSError, ValueError):
+                self.link.close()
+                raise
 
     @property
     def pid(self) -> int:
@@ -96,7 +100,7 @@ class ServerProcess:
         self.is_silent |= not message
         try:
             said = json.loads(message) if message else None
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         return said if isinstance(said, dict) else None
 

@@ -152,17 +152,31 @@ class Keeper:
 
     def _hear(self, server: ServerProcess) -> None:
         """Take what *server* says."""
-        answers = {"warm": self._warm, "opened": self._hand_over, "ready": self._ready, "worn": self._worn}
         while (said := server.hear()) is not None:
-            word = said.get("say")
-            if word == "failed":
-                server.failure = (str(said.get("error", "")), int(said.get("exit", INTERNAL)))
-            elif word == "stop":
-                self.stop("it was asked to")
-            elif word in answers:
-                answers[word](server, said)
+            try:
+                self._take(server, said)
+            except (TypeError, ValueError) as exc:
+                log.warning("the server (pid %d) says what cannot be understood: %s", server.pid, exc)
+                if server is self._candidate:
+                    server.kill()
         if server.is_silent:
             self._events.unwatch(server.link.fileno())
+
+    def _take(self, server: ServerProcess, said: dict[str, Any]) -> None:
+        match said.get("say"):
+            case "warm":
+                self._warm(server, said)
+            case "opened":
+                self._hand_over(server)
+            case "ready":
+                self._ready(server, said)
+            case "failed":
+                server.failure = (str(said.get("error", "")), int(said.get("exit", INTERNAL)))
+            case "worn" if server is self._server and self._candidate is None:
+                log.warning("the server (pid %d) is to be replaced: %s", server.pid, said.get("why"))
+                self.replace(self.program)
+            case "stop":
+                self.stop("it was asked to")
 
     def _warm(self, server: ServerProcess, said: dict[str, Any]) -> None:
         """Let a server that has loaded all it needs go on, once the one before it is gone."""
@@ -189,7 +203,7 @@ class Keeper:
     def _open(self, server: ServerProcess) -> None:
         server.say(do="open", session=self._kernel.session, generation=self._kernel.next_generation())
 
-    def _hand_over(self, server: ServerProcess, _said: dict[str, Any]) -> None:
+    def _hand_over(self, server: ServerProcess) -> None:
         """Give the kernel's descriptor to a server that is waiting for it."""
         try:
             if self._kernel.fd is None:
@@ -257,15 +271,15 @@ class Keeper:
             self._end_before_it_began(death.why, death.exit_code)
             return
         verdict = self._deaths.note(death, wanted=wanted)
-        if self._candidate is not None:  # it was to take over anyway
-            self._server, self._candidate = self._candidate, None
         self._next_start = time.monotonic() + self._deaths.pause_s()
         if verdict is Verdict.GIVE_UP:
             self._fail(death.why)
-            return
-        if verdict is Verdict.MOUNT_ANEW:
-            self._mount_anew("several servers in a row hung")
-        self._chronicle.say("replacing", f"the server died ({death.why}); another one is being started")
+        else:
+            if verdict is Verdict.MOUNT_ANEW:
+                self._mount_anew("several servers in a row hung")
+            self._chronicle.say("replacing", f"the server died ({death.why}); another one is being started")
+        if self._candidate is not None:  # it was to take over anyway
+            self._server, self._candidate = self._candidate, None
 
     def _end_before_it_began(self, why: str, exit_code: int) -> None:
         """Tell the starter that there will be no mount, and end."""
@@ -323,7 +337,10 @@ class Keeper:
 
     def _mount_anew(self, why: str) -> None:
         """The last resort: what is open breaks off, but the path works again."""
-        log.error("%s: %s is mounted anew, and what was open there breaks off", why, self._given.point)
+        sentence = f"{why}: {self._given.point} is mounted anew, and what was open there breaks off"
+        log.error("%s", sentence)
+        self._chronicle.pause()
+        self._chronicle.say("replacing", sentence)
         self._end_refusing()
         if self._server is not None:
             self._server.has_kernel = False
@@ -353,11 +370,6 @@ class Keeper:
             except (OSError, ValueError) as exc:
                 self._reception.answer(ok=False, error=f"cannot start {program.python}: {exc}", exit=INTERNAL)
 
-    def _worn(self, server: ServerProcess, said: dict[str, Any]) -> None:
-        if server is self._server and self._candidate is None:
-            log.warning("the server (pid %d) is to be replaced: %s", server.pid, said.get("why"))
-            self.replace(self.program)
-
     def unhang(self) -> None:
         """Replace the server at once, however it is."""
         self._is_wanted = self._server is not None
@@ -370,6 +382,8 @@ class Keeper:
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self.stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP and os.isatty(0):
+                self.stop("its terminal was closed")
             elif number == signal.SIGHUP:
                 self.replace(self.program)
 

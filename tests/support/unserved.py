@@ -29,3 +29,4 @@ def unserved_mount(point: Path, *, resend: bool = True) -> Iterator[KernelEnd]:
     finally:
         if kernel.device:
             kernel.take_away()
+            kernel.detach()

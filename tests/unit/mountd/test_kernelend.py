@@ -87,6 +87,7 @@ def test_a_mount_is_in_the_tree_and_has_shaken_hands(point: Path) -> None:
         assert [kernel.next_generation(), kernel.next_generation()] == [0, 1]
         session = kernel.session
         kernel.take_away()
+        kernel.detach()
         assert kernel.session != session
         assert (kernel.fd, kernel.device, fusemount.device_of(str(point))) == (None, "", "")
 
@@ -96,6 +97,7 @@ def test_a_place_that_is_none_cannot_be_mounted_on(point: Path) -> None:
     with pytest.raises(MountFailed, match=f"cannot mount {point}: .*; 'aliasfs doctor' says"):
         kernel.mount(OPTIONS)
     kernel.take_away()
+    kernel.detach()
 
 
 def test_the_next_server_gets_what_the_last_one_had_taken(point: Path) -> None:
@@ -193,6 +195,7 @@ def test_the_next_keeper_takes_the_mount_over(point: Path, manager: Keeping) -> 
     assert not second.has_ended()
     assert not manager.descriptors
     second.take_away()
+    second.detach()
     assert not fusemount.device_of(str(point))
 
 
@@ -219,6 +222,7 @@ def test_a_state_that_cannot_be_understood_leaves_the_way_clear_for_a_new_mount(
     second.mount(OPTIONS)
     assert second.generation == -1
     second.take_away()
+    second.detach()
 
 
 def test_a_state_that_cannot_be_read_does_so_too(
@@ -235,6 +239,7 @@ def test_a_state_that_cannot_be_read_does_so_too(
     assert "cannot be understood" in caplog.text
     second.mount(OPTIONS)
     second.take_away()
+    second.detach()
     os.close(reader)
     os.close(writer)
 
@@ -249,6 +254,7 @@ def test_a_mount_that_ended_meanwhile_is_cleared_away(point: Path, manager: Keep
     assert not second.adopt()
     second.mount(OPTIONS)
     second.take_away()
+    second.detach()
 
 
 def test_the_state_fits_its_memory_file_and_later_ones_overwrite_it(point: Path, manager: Keeping) -> None:
@@ -263,3 +269,4 @@ def test_the_state_fits_its_memory_file_and_later_ones_overwrite_it(point: Path,
     assert json.loads(kept)["generation"] == 1
     assert os.fstat(manager.descriptors[KERNEL]).st_rdev == os.stat("/dev/fuse").st_rdev
     first.take_away()
+    first.detach()

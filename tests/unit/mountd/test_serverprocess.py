@@ -147,7 +147,6 @@ def test_one_that_does_not_read_does_not_hold_us_up(start: Starting) -> None:
         server.say(do="drain", text=json.dumps("x" * 1000))
 
 
-@pytest.mark.filterwarnings("ignore:unclosed <socket")  # the garbage collector closes our end of the link
 def test_a_program_that_is_not_there_is_an_os_error(control: socket.socket) -> None:
     with pytest.raises(FileNotFoundError):
         ServerProcess(Program("/nonexistent/python", ""), [], control)

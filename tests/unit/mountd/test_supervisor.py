@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -133,6 +134,7 @@ def test_a_kernel_that_cannot_send_again_fails_what_was_taken_and_nothing_else(k
     server = keeper.wait_until(_serving)["server_pid"]
     while not _has_in_work(reader):
         assert reader.poll() is None
+    time.sleep(0.5)  # until the server has taken the request: only then is it lost with the server
     os.kill(server, signal.SIGKILL)
     _out, err = reader.communicate(timeout=ENDS_S)
     assert os.strerror(errno.ECONNABORTED) in err or os.strerror(errno.EIO) in err
