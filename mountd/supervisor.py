@@ -23,8 +23,9 @@ from typing import Any
 from mountd import oomscore
 from mountd.chronicle import Chronicle
 from mountd.deaths import Death, Deaths, Verdict
-from mountd.events import ENDED_ONLY, Events
+from mountd.events import Events
 from mountd.fusemount import MountFailed
+from mountd.handover import Handover
 from mountd.kernelend import KernelEnd
 from mountd.reception import TEMPORARY, Reception
 from mountd.serverprocess import Program, ServerProcess, how_it_ended
@@ -72,6 +73,7 @@ class Keeper:
         self._deaths = Deaths()
         self._vigil = Vigil(self._kernel, manager, self._deaths)
         self._events = Events()
+        self._handover = Handover(self._kernel, self._events, self._connection_ended)
         self._reception = Reception(self, self._events, sockets.door)
         self.program = Program.own()
         self._wish: Program | None = None
@@ -204,26 +206,12 @@ class Keeper:
         server.say(do="open", session=self._kernel.session, generation=self._kernel.next_generation())
 
     def _hand_over(self, server: ServerProcess) -> None:
-        """Give the kernel's descriptor to a server that is waiting for it."""
+        """Give the kernel's requests to a server that is waiting for them."""
         try:
-            if self._kernel.fd is None:
-                self._kernel.mount(self._options)
-            fd = self._kernel.for_server()
+            self._handover.give(server, self._options)
         except (MountFailed, OSError) as exc:
             server.failure = (str(exc), UNAVAILABLE)
             server.kill()
-            return
-        self._end_refusing()
-        if self._kernel.fd is not None:
-            self._events.watch(self._kernel.fd, self._connection_ended, ENDED_ONLY)
-        server.hand(fd, do="serve", init=self._kernel.init.hex())
-        os.close(fd)
-
-    def _end_refusing(self) -> None:
-        refusing = self._kernel.end_refusing()
-        if refusing is not None:
-            self._events.unwatch(refusing)
-            os.close(refusing)
 
     def _ready(self, server: ServerProcess, said: dict[str, Any]) -> None:
         server.ready_at = time.monotonic()
@@ -297,18 +285,13 @@ class Keeper:
         )
         self._chronicle.say("failing", sentence)
         log.error("%s", sentence)
-        if self._kernel.fd is not None:
-            self._events.watch(self._kernel.begin_to_refuse(), self._refuse_next)
-
-    def _refuse_next(self) -> None:
-        self._kernel.refuse_next()
-        self._connection_ended()
+        self._handover.refuse()
 
     def _connection_ended(self) -> None:
         """Take note that the mount was taken away, which is our end, or was aborted, and is made anew."""
-        if self._kernel.fd is None or not self._kernel.has_ended() or self._code is not None:
+        if not self._kernel.has_ended() or self._code is not None:
             return
-        self._events.unwatch(self._kernel.fd)
+        self._handover.rest()
         if self._kernel.is_in_tree() and not self.is_stopping:
             self._mount_anew("the connection was aborted")
         elif not self.is_stopping:
@@ -341,13 +324,10 @@ class Keeper:
         log.error("%s", sentence)
         self._chronicle.pause()
         self._chronicle.say("replacing", sentence)
-        self._end_refusing()
         if self._server is not None:
             self._server.has_kernel = False
             self._server.kill()
-        if self._kernel.fd is not None:
-            self._events.unwatch(self._kernel.fd)
-        self._kernel.take_away()
+        self._handover.take_away()
 
     # what it is asked for
 
