@@ -3,7 +3,7 @@
 Relies on nothing but its own dicts; all methods are synchronous, so each is atomic under trio. Invariants:
 
 - on object stores a number stands for one *version* (volume, key, etag, size), so a page the kernel keeps
-  under a number can never be stale; on local volumes it stands for one file (device, inode number, kind);
+  under a number can never be stale; on local volumes it stands for one file (device, inode number, handle);
 - an inode leaves the table when the kernel has forgotten it (its lookup count is 0), never earlier;
 - numbers are never used twice in the life of a table, nor one of an earlier table whose numbers were lower.
 """
@@ -131,14 +131,14 @@ def is_same_file(old: ObjectInfo, new: ObjectInfo) -> bool:
     """Say whether two infos are of one local file, which may have been written to or renamed."""
     if old.local is None or new.local is None or old.kind is not new.kind:
         return False
-    return (old.local.device, old.local.inode) == (new.local.device, new.local.inode)
+    return old.local.identity == new.local.identity
 
 
 def _identity(volume: object, info: ObjectInfo) -> Hashable:
     if not info.key:
         return volume
     if info.local is not None:
-        return (volume, info.local.device, info.local.inode, info.kind)
+        return (volume, info.local.identity, info.kind)
     if info.kind is Kind.FILE:
         return (volume, info.key, info.etag, info.size)
     return (volume, info.key, info.kind)

@@ -11,8 +11,8 @@ written whole or not at all. The fields of a line, each optional, unknown ones i
     c   [[directory, generation, start, names], ...]    names a reader was told, from the index *start* on
     e   [directory, generation]                         the reader has come to the end
 
-*local* is null or [device, inode, mode, uid, gid]; *names* are joined by slashes. Invariants: a line that is damaged
-says nothing and hides no other; what depends on a line that is lost is itself unknown, never something else.
+*local* is null or [device, inode, mode, uid, gid, fingerprint]; *names* are joined by slashes. Invariants: a line that
+is damaged says nothing and hides no other; what depends on a line that is lost is itself unknown, never something else.
 """
 
 from __future__ import annotations
@@ -98,14 +98,16 @@ def header(session: str, started_ns: int) -> Record:
 def node_fields(number: int, volume: int, info: ObjectInfo, lookups: int) -> tuple[object, ...]:
     """Return a node as it stands in `i`."""
     local = info.local
-    about_local = None if local is None else (local.device, local.inode, local.mode, local.uid, local.gid)
+    about_local = (
+        None if local is None else (local.device, local.inode, local.mode, local.uid, local.gid, local.fingerprint)
+    )
     code = "f" if info.kind is _FILE else _CODES[info.kind]
     return number, volume, code, info.size, info.mtime_ns, info.etag, info.key, lookups, about_local
 
 
 def _node(fields: Fields) -> NodeRecord:
     number, volume, code, size, mtime_ns, etag, key, lookups, local = fields[:9]
-    about_local = None if local is None else LocalMeta(*local[:5])
+    about_local = None if local is None else LocalMeta(*local[:6])
     info = ObjectInfo(key, _KINDS[code], size, mtime_ns, Etag(etag), about_local)
     return NodeRecord(number, volume, info, lookups)
 

@@ -47,13 +47,22 @@ class ObjectId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LocalMeta:
-    """What only a local file system knows of a file: identity (device, inode), permission bits, owner."""
+    """What only a local file system knows of a file: identity, permission bits, owner.
+
+    *fingerprint* tells it from a later file that was given its inode number; 0 where the file system cannot.
+    """
 
     device: int
     inode: int
     mode: int
     uid: int
     gid: int
+    fingerprint: int = 0
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What stays the same as long as the file lives, and is never that of another one."""
+        return self.device, self.inode, self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)

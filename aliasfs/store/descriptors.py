@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
+from aliasfs.store.handles import fingerprint
+
 
 class OpenFile:
     """A descriptor that is closed when it is both discarded and no longer in use; used by one trio loop."""
@@ -80,10 +82,14 @@ class Scan:
         self._lock = threading.Lock()
         self._closed = False
         self._entries: Iterator[os.DirEntry[str]] | None = None
+        self._fd = -1
         self._resources = ExitStack()
 
-    def next_page(self) -> Sequence[tuple[str, os.stat_result]]:
-        """Return names and status (of links, not their targets) of the next entries; none at the end. Blocks."""
+    def next_page(self) -> Sequence[tuple[str, os.stat_result, int]]:
+        """Return name, status (of links, not their targets) and handle of the next entries; none at the end.
+
+        Blocks.
+        """
         try:
             with self._lock:
                 return self._next_page()
@@ -91,19 +97,20 @@ class Scan:
             if self._closed:
                 self.close()
 
-    def _next_page(self) -> Sequence[tuple[str, os.stat_result]]:
+    def _next_page(self) -> Sequence[tuple[str, os.stat_result, int]]:
         if self._entries is None:
-            fd = self._open_directory()
-            self._resources.callback(os.close, fd)
-            self._entries = self._resources.enter_context(os.scandir(fd))
-        page: list[tuple[str, os.stat_result]] = []
+            self._fd = self._open_directory()
+            self._resources.callback(os.close, self._fd)
+            self._entries = self._resources.enter_context(os.scandir(self._fd))
+        page: list[tuple[str, os.stat_result, int]] = []
         while not page:
             raw = list(itertools.islice(self._entries, self._page_entries))
             if not raw:
                 break
             for entry in raw:
                 with suppress(FileNotFoundError):  # removed while it was listed
-                    page.append((entry.name, entry.stat(follow_symlinks=False)))
+                    status = entry.stat(follow_symlinks=False)
+                    page.append((entry.name, status, fingerprint(self._fd, os.fsencode(entry.name))))
         return page
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """A local directory as a store: resolved beneath its root, read by the page cache, pinned by identity and mtime.
 
 Keys become paths by the file system encoding with surrogateescape, so any name a Linux file can have
-works. An etag is device, inode number, size and mtime of a file; every read compares them before bytes
-are taken and after, so a file that changes under a reader is StaleObject. Open descriptors are kept and
+works. An etag is device, inode number, size, mtime and file handle of a file; every read compares them before
+bytes are taken and after, so a file that changes under a reader is StaleObject. Open descriptors are kept and
 reused: a file that was unlinked stays readable while its descriptor is among them.
 
 The file system may be remote and may hang: everything that can block runs in worker threads of this
@@ -38,6 +38,7 @@ from aliasfs.extents import Extent
 from aliasfs.store.base import NO_ETAG, Etag, Kind, LocalMeta, ObjectId, ObjectInfo
 from aliasfs.store.beneath import Walk, open_beneath
 from aliasfs.store.descriptors import OpenFile, Opening, Scan
+from aliasfs.store.handles import fingerprint
 from aliasfs.store.names import LeftOut, checked_key, child_key, printable
 
 T = TypeVar("T")
@@ -71,27 +72,28 @@ class _Version(NamedTuple):
     inode: int
     size: int
     mtime_ns: int
+    fingerprint: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> _Version:
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    def of(cls, found: os.stat_result, fingerprint: int) -> _Version:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, fingerprint)
 
     @classmethod
     def parse(cls, etag: Etag) -> _Version:
         """Return the version that *etag* names; raises StaleObject when it is no etag of a local file."""
         try:
-            device, inode, size, mtime_ns = (int(part, 16) for part in etag.split("-"))
+            device, inode, size, mtime_ns, fingerprint = (int(part, 16) for part in etag.split("-"))
         except ValueError:
             raise StaleObject(f"{etag!r} is no version of a local file") from None
-        return cls(device, inode, size, mtime_ns)
+        return cls(device, inode, size, mtime_ns, fingerprint)
 
     @property
-    def identity(self) -> tuple[int, int]:
-        return self.device, self.inode
+    def identity(self) -> tuple[int, int, int]:
+        return self.device, self.inode, self.fingerprint
 
     @property
     def etag(self) -> Etag:
-        return Etag(f"{self.device:x}-{self.inode:x}-{self.size:x}-{self.mtime_ns:x}")
+        return Etag(f"{self.device:x}-{self.inode:x}-{self.size:x}-{self.mtime_ns:x}-{self.fingerprint:x}")
 
 
 class LocalStore:
@@ -103,7 +105,7 @@ class LocalStore:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._files: OrderedDict[tuple[int, int], OpenFile] = OrderedDict()
+        self._files: OrderedDict[tuple[int, int, int], OpenFile] = OrderedDict()
         self._limiter = trio.CapacityLimiter(THREADS)
         self._nowait = True
         self._closed = False
@@ -118,7 +120,7 @@ class LocalStore:
 
     async def stat(self, key: str) -> ObjectInfo:
         checked_key(key)
-        info = _info(key, await self._in_thread(key, _stat, self._root, key))
+        info = _info(key, *await self._in_thread(key, _stat, self._root, key))
         if info is None:
             raise NotFound(f"{self._path(key)} is no file, directory or link, and is not shown")
         return info
@@ -135,7 +137,7 @@ class LocalStore:
             scan.close()
         left_out.warn()
 
-    async def _next_page(self, key: str, scan: Scan) -> Sequence[tuple[str, os.stat_result]]:
+    async def _next_page(self, key: str, scan: Scan) -> Sequence[tuple[str, os.stat_result, int]]:
         try:
             return await self._in_thread(key, scan.next_page)
         except NotFound as exc:
@@ -160,7 +162,7 @@ class LocalStore:
             await trio.lowlevel.checkpoint()
             buffer = bytearray(extent.length)
             done, found = await self._fill(oid.key, fd, memoryview(buffer), extent.start)
-        if _Version.of(found) != version:
+        if _Version.of(found, version.fingerprint) != version:
             self._forget(version)
             raise StaleObject(f"{self._path(oid.key)} has changed since it was opened")
         if done < extent.length:
@@ -190,7 +192,8 @@ class LocalStore:
     def _keep(self, version: _Version, file: OpenFile) -> None:
         """Keep *file* for later reads; raises StaleObject when it is another one than *version* names."""
         found = os.fstat(file.fd)
-        if (found.st_dev, found.st_ino) != version.identity or not stat.S_ISREG(found.st_mode):
+        identity = (found.st_dev, found.st_ino, fingerprint(file.fd))
+        if identity != version.identity or not stat.S_ISREG(found.st_mode):
             file.discard()
             raise StaleObject(f"{self._root}: another file has taken the place of the one that was opened")
         if self._closed:
@@ -250,10 +253,10 @@ def _open(root_path: str, key: str, flags: int) -> int:
         os.close(root)
 
 
-def _stat(root_path: str, key: str) -> os.stat_result:
+def _stat(root_path: str, key: str) -> tuple[os.stat_result, int]:
     fd = _open(root_path, key, os.O_PATH | os.O_NOFOLLOW)
     try:
-        return os.fstat(fd)
+        return os.fstat(fd), fingerprint(fd)
     finally:
         os.close(fd)
 
@@ -289,10 +292,10 @@ def _read_fully(fd: int, view: memoryview, offset: int) -> tuple[int, os.stat_re
     return done, os.fstat(fd)
 
 
-def _entries(directory: str, found: Sequence[tuple[str, os.stat_result]], left_out: LeftOut) -> list[ObjectInfo]:
+def _entries(directory: str, found: Sequence[tuple[str, os.stat_result, int]], left_out: LeftOut) -> list[ObjectInfo]:
     page: list[ObjectInfo] = []
-    for name, status in found:
-        info = _info(child_key(directory, name), status)
+    for name, status, handle in found:
+        info = _info(child_key(directory, name), status, handle)
         if info is None:
             left_out.add("that are sockets, pipes or devices")
         else:
@@ -300,11 +303,11 @@ def _entries(directory: str, found: Sequence[tuple[str, os.stat_result]], left_o
     return page
 
 
-def _info(key: str, found: os.stat_result) -> ObjectInfo | None:
+def _info(key: str, found: os.stat_result, handle: int) -> ObjectInfo | None:
     """Return what the store says of a file, None of a socket, pipe or device."""
-    local = LocalMeta(found.st_dev, found.st_ino, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    local = LocalMeta(found.st_dev, found.st_ino, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, handle)
     if stat.S_ISREG(found.st_mode):
-        return ObjectInfo(key, Kind.FILE, found.st_size, found.st_mtime_ns, _Version.of(found).etag, local)
+        return ObjectInfo(key, Kind.FILE, found.st_size, found.st_mtime_ns, _Version.of(found, handle).etag, local)
     if stat.S_ISDIR(found.st_mode):
         return ObjectInfo(key, Kind.DIRECTORY, 0, found.st_mtime_ns, NO_ETAG, local)
     if stat.S_ISLNK(found.st_mode):
