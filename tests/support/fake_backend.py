@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def served(backend: FakeBackend) -> Iterator[Path]:
     try:
         yield path
     finally:
-        if thread.is_alive():
+        with suppress(trio.RunFinishedError):
             tokens[0].run_sync_soon(backend.stopped.set)
         thread.join(10)
         path.unlink(missing_ok=True)

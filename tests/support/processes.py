@@ -34,6 +34,12 @@ def free_port() -> int:
         return port
 
 
+def children() -> set[int]:
+    """Return the pids of the children of this process, the servers of the session among them."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for children in lists for pid in children.read_text().split()}
+
+
 @contextmanager
 def server(command: Sequence[str], port: int) -> Iterator[None]:
     """Run *command* until the block ends; the block begins when *port* accepts connections."""
