@@ -2,16 +2,20 @@
 
 Disks give the numbers of deleted files away again, often at once. A file handle has a generation beside the number
 (name_to_handle_at(2)), and is the same as long as the file lives. Getting one needs no privilege; some file systems
-have none (overlayfs, most of FUSE), and there a number is all there is.
+have none (most of FUSE, overlayfs before Linux 6.6), and there a number is all there is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 
 import xxhash
 
 AT_EMPTY_PATH = 0x1000
+AT_HANDLE_FID = 0x200
+"""A handle to compare only, not to open by: more file systems have these (overlayfs), since Linux 6.5."""
+
 HANDLE_BYTES = 128
 """MAX_HANDLE_SZ of the kernel."""
 
@@ -42,7 +46,12 @@ def fingerprint(directory: int, name: bytes = b"") -> int:
     A link is not followed. UNKNOWN where the file system gives no handles, or nothing is there any more. Blocks.
     """
     handle, mount_id = _FileHandle(HANDLE_BYTES), ctypes.c_int()
-    if _name_to_handle_at(directory, name, handle, mount_id, 0 if name else AT_EMPTY_PATH):
-        return UNKNOWN
+    flags = 0 if name else AT_EMPTY_PATH
+    if _name_to_handle_at(directory, name, handle, mount_id, flags):
+        if ctypes.get_errno() != errno.EOPNOTSUPP:
+            return UNKNOWN
+        handle.handle_bytes = HANDLE_BYTES
+        if _name_to_handle_at(directory, name, handle, mount_id, flags | AT_HANDLE_FID):
+            return UNKNOWN
     content = ctypes.string_at(ctypes.addressof(handle), 8 + handle.handle_bytes)
     return xxhash.xxh3_64_intdigest(content) or 1
