@@ -1,8 +1,9 @@
 """Makes and takes away one FUSE mount, and keeps the descriptor by which the kernel is answered.
 
 Relies on fusermount3, which does the same for root and for anyone else: it mounts, and passes the descriptor on over
-a socket whose number is in `_FUSE_COMMFD` (fusermount3.c of libfuse). Standard library only. What may wait for a
-server that hangs is never done here: the mount point itself is not looked at.
+a socket whose number is in `_FUSE_COMMFD` (fusermount3.c of libfuse), and on `aliasfs.mounts` for the kernel's table,
+which is made of the standard library as all of this. What may wait for a server that hangs is never done here: the
+mount point itself is not looked at.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import select
 import socket
 import subprocess
 from pathlib import Path
+
+from aliasfs.mounts import mount_table
 
 FUSERMOUNT = "fusermount3"
 FUSERMOUNT_S = 20.0
@@ -23,8 +25,6 @@ INIT_S = 10.0
 
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 """Flags of umount2(2)."""
-
-MOUNTINFO = Path("/proc/self/mountinfo")
 
 
 class MountFailed(Exception):
@@ -99,9 +99,7 @@ def is_mounted(device: str, point: str) -> bool:
 
 def _devices_on(point: str) -> list[str]:
     """Return the mounts on *point*, lowest first."""
-    lines = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    mounts = [line.split(" ", 5) for line in lines]
-    return [fields[2] for fields in mounts if len(fields) > 4 and _unescape(fields[4]) == point]
+    return [mount.device for mount in mount_table() if mount.point == Path(point)]
 
 
 def abort(device: str) -> str:
@@ -112,8 +110,3 @@ def abort(device: str) -> str:
     except OSError as exc:
         return str(exc)
     return ""
-
-
-def _unescape(field: str) -> str:
-    """Undo the octal escapes of space, tab, newline and backslash that proc(5) describes."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

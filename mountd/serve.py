@@ -65,7 +65,7 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
 
     *listener* is the control socket. Raises MountError, ConfigError and what else stands in the way of a start.
     """
-    point = canonical_point(options.point or config.mount.point)
+    point = canonical_point(options.point)
     link.say("warm", **_terms(options, config))
     order = await _expect(link, "open")
     if order is None:
@@ -83,8 +83,8 @@ async def serve(options: ServeOptions, config: Config, link: Link, listener: soc
         await vfs.refresh(config.registry)
         ops = Ops(vfs, config.daemon.hang_timeout_s * ANSWER_WITHIN)
         session = Session(ops)
-        daemon = Daemon(point, options, config, vfs, ops, cache, functools.partial(link.say, "stop"))
-        daemon.generation = int(order.facts["generation"])
+        ask_to_stop, generation = functools.partial(link.say, "stop"), int(order.facts["generation"])
+        daemon = Daemon(point, options, config, vfs, ops, cache, ask_to_stop, generation)
         movers = await stack.enter_async_context(trio.open_nursery())
         stack.callback(movers.cancel_scope.cancel)
         await movers.start(_control, daemon, listener)
@@ -143,14 +143,11 @@ def _movers(daemon: Daemon, config: Config, link: Link) -> list[Callable[[], Awa
         functools.partial(watch_requests, daemon.ops, config.daemon.hang_timeout_s),
     ]
     if config.daemon.memory_max is not None:
-        worn = functools.partial(_worn, link)
-        pressure = Pressure(config.daemon.memory_max, daemon.cache, daemon.catalogs, worn)
+        pressure = Pressure(
+            config.daemon.memory_max, daemon.cache, daemon.catalogs, lambda why: link.say("worn", why=why)
+        )
         movers.append(pressure.run)
     return movers
-
-
-def _worn(link: Link, why: str) -> None:
-    link.say("worn", why=why)
 
 
 async def _open_disk(config: Config, stack: AsyncExitStack) -> CacheDisk | None:

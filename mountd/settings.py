@@ -16,7 +16,7 @@ from mountd.volumes import VfsSettings
 class ServeOptions:
     """The command line of `python -m mountd serve`. *point* is where to mount, None for the configured place."""
 
-    point: Path | None = None
+    point: Path
     config_file: Path | None = None
     aliases: Sequence[str] = ()
     allow_other: bool = False

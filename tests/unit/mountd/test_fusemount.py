@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.unserved import NEEDS_FUSE, OPTIONS, unserved_mount
 
+from aliasfs import mounts
 from mountd import fusemount
 from mountd.fusemount import MountFailed
 
@@ -66,7 +67,7 @@ def test_of_two_mounts_on_one_point_the_upper_one_counts(tmp_path: Path, monkeyp
         "24 23 0:22 / /mnt/a\\040b rw shared:1 - fuse x rw\n"
         "25 1 0:23 / /mnt/a rw shared:1 - fuse x rw\n"
     )
-    monkeypatch.setattr(fusemount, "MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "MOUNTINFO", table)
     assert fusemount.device_of("/mnt/a b") == "0:22"
     assert [fusemount.is_mounted(device, "/mnt/a b") for device in ("0:21", "0:22", "0:23")] == [True, True, False]
     assert fusemount.is_mounted("0:23", "/mnt/a")
