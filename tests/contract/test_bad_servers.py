@@ -109,6 +109,7 @@ async def test_errors_that_pass_are_not_seen(server: BadServer, store: Store) ->
     for call in (store.stat, lambda key: store.read(oid(store), WHOLE), lambda key: listed(store)):
         server.queue.extend(["500"])
         await call(KEY)
+        assert not server.queue, "the error was never met"
 
 
 @pytest.mark.parametrize("trouble", ["reset", "short"])

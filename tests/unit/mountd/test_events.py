@@ -64,9 +64,12 @@ def test_what_is_not_watched_can_be_unwatched() -> None:
     events = Events()
     reader, writer = os.pipe()
     os.close(writer)
+    calls: list[bool] = []
     events.unwatch(reader)
-    events.watch(reader, lambda: None)
+    events.watch(reader, lambda: calls.append(True))
     events.unwatch(reader)
     events.unwatch(reader)
+    events.wait(0)
     os.close(reader)
     events.wait(0)
+    assert not calls

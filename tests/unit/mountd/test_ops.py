@@ -149,6 +149,7 @@ async def test_an_inode_that_nobody_knows_is_stale(ops: Ops, caplog: pytest.LogC
 
 async def test_forget_never_raises(ops: Ops) -> None:
     await ops.forget([(pyfuse3.InodeT(4711), 3), (ROOT, 99)])
+    assert (await ops.getattr(ROOT, None)).st_ino == ROOT_INODE  # type: ignore[arg-type]
 
 
 async def test_flush_alone_says_enosys(ops: Ops) -> None:

@@ -145,6 +145,7 @@ def test_one_that_does_not_read_does_not_hold_us_up(start: Starting) -> None:
     server = start("time.sleep(60)")
     for _ in range(2000):
         server.say(do="drain", text=json.dumps("x" * 1000))
+    assert server.ended() is None
 
 
 def test_a_program_that_is_not_there_is_an_os_error(control: socket.socket) -> None:

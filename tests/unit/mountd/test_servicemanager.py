@@ -76,8 +76,10 @@ def test_without_systemd_nothing_happens(tmp_path: Path) -> None:
     assert not manager.descriptors
 
 
-def test_a_service_manager_that_has_gone_is_not_missed(tmp_path: Path) -> None:
+def test_a_service_manager_that_has_gone_is_not_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell("READY=1")
+    assert "systemd does not listen" in caplog.text
 
 
 def test_one_that_takes_nothing_from_its_queue_does_not_hold_us_up(

@@ -19,7 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.runtime import runtime_dir
 
-from mountd.sockets import LINE_BYTES, NODES_KEPT_S, Sockets, Taken, Visitor
+from aliasfs import wire
+from aliasfs.cli import launch
+from mountd import kernelend
+from mountd.sockets import DOOR_SUFFIX, LINE_BYTES, NODES_KEPT_S, Sockets, Taken, Visitor
 
 __all__ = ["runtime_dir"]
 
@@ -207,3 +210,10 @@ def test_any_line_is_a_question_or_a_value_error(line: bytes) -> None:
         theirs.sendall(line + b"\n")
         with contextlib.suppress(ValueError):
             assert isinstance(Visitor(ours).hear(), dict)
+
+
+def test_the_command_line_looks_where_the_keeper_is() -> None:
+    control = Path("/run/aliasfs/0123.sock")
+    assert wire.keeper_path(control) == control.with_suffix(DOOR_SUFFIX)
+    assert control.suffix == wire.SOCKET_SUFFIX
+    assert launch.KEPT_DESCRIPTOR == kernelend.KERNEL

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
+
 from aliasfs.wire import Readiness
 from mountd.starter import Starter
 
@@ -33,6 +35,8 @@ def test_a_starter_that_has_gone_is_not_missed() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     Starter(writer).tell(ready=True)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writer)
 
 
 def test_nobody_has_to_be_told() -> None:
